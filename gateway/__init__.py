@@ -1,0 +1,1 @@
+"""The HTTP door: OpenAI-compatible REST, polling and server-sent events."""

@@ -1,0 +1,1 @@
+"""Places requests: who gives a prompt its head start and who takes it."""

@@ -1,0 +1,1 @@
+"""What the roles share: words, and the fabric that carries them."""

@@ -1,0 +1,1 @@
+"""One process per device: batching, paged KV, prefill, decode and KV transfer."""
