@@ -1,0 +1,178 @@
+"""What the fabric promises, whoever keeps it: the typed scripts of the Redis server, or the in-memory model.
+
+Every method is one atomic step on one hash tag and can be repeated: a caller that lost the answer asks again.
+`FabricModel` (in memory, synchronous core) and `RedisFabric` pass the same contract tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from shared.messages import Control, Job, LogEnd, LogEntry, LogTokens, PoolEvent, StoryLine, Submission, WorkerInfo
+from shared.types import GatewayId, Phase, RequestId, RequestSpec, WorkerRef
+
+
+class SubmitStatus(StrEnum):
+    ACCEPTED = "accepted"
+    REPEATED = "repeated"
+    """The idempotency key is known with the same body: `request_id` is the earlier request's."""
+    CONFLICT = "conflict"
+    """The idempotency key is known with another body."""
+    BUSY = "busy"
+    """Too many waiting or too long a predicted wait: `retry_after_s` says when."""
+    NO_MEMORY = "no_memory"
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitAnswer:
+    status: SubmitStatus
+    request_id: RequestId
+    retry_after_s: float = 0.0
+
+
+class WriteStatus(StrEnum):
+    """What became of a fenced write."""
+
+    DONE = "done"
+    """In effect, now or already before (an exact repeat)."""
+    SUPERSEDED = "superseded"
+    """A newer attempt, incarnation or leader exists: nothing was touched."""
+    ENDED = "ended"
+    """The request has already ended."""
+    CANCELLED = "cancelled"
+    """A cancellation was asked for: place nothing, end it."""
+    GAP = "gap"
+    """Not the next index, and not an exact repeat."""
+    MISSING = "missing"
+    """No such request (never accepted, expired, or lost by the server)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FenceAnswer:
+    """The log after its fence was raised: nobody below `fence` can write any more."""
+
+    status: WriteStatus
+    next_index: int = 0
+    """Tokens of choice 0 that are in the log."""
+    ended: Phase | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A request as the pool knows it."""
+
+    request_id: RequestId
+    phase: Phase
+    attempt: int
+    owner: WorkerRef | None
+    cancel_asked: bool
+    crashes: int
+    submission: Submission
+    listener: GatewayId
+    num_tokens: int
+    """Prompt and delivered tokens, as of the last placement."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogHead:
+    """The head of a request's log: written before acceptance, read by owners and gateways."""
+
+    spec: RequestSpec
+    api: str
+    """JSON of the gateway that accepted the request: what it needs to build answers. Workers do not read it."""
+    owner_key: str
+    """Whose request it is: the digest of an API key, empty when none are needed."""
+    fence: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEntry:
+    """`entry_id` orders the entries of one log and is where a reader goes on."""
+
+    entry_id: str
+    entry: LogEntry
+
+
+class Fabric(Protocol):
+    # -- submission (gateway)
+    async def create_log(self, head: LogHead) -> None: ...
+
+    async def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "") -> SubmitAnswer: ...
+
+    async def cancel(self, request_id: RequestId) -> Phase | None:
+        """Marks the record, tells the scheduler and the owner. None: no such request."""
+        ...
+
+    async def set_listener(self, request_id: RequestId, gateway: GatewayId, listening: bool) -> None: ...
+
+    async def tell_scheduler(self, event: PoolEvent) -> None: ...
+
+    # -- the log (owner, gateway, scheduler)
+    async def head(self, request_id: RequestId) -> LogHead | None: ...
+
+    async def append(self, request_id: RequestId, attempt: int, tokens: tuple[LogTokens, ...], end: LogEnd | None = None) -> WriteStatus:
+        """All of it or nothing. An exact repeat of the last append is `DONE`."""
+        ...
+
+    async def read_log(self, request_id: RequestId, after: str = "0-0") -> tuple[LoggedEntry, ...]: ...
+
+    async def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer: ...
+
+    # -- placement (scheduler; every write names the leader's epoch)
+    async def lead(self, candidate: str, ttl_s: float) -> int:
+        """Takes or renews the lease; the leader's epoch, or 0 if another holds it."""
+        ...
+
+    async def resign(self, candidate: str) -> None: ...
+
+    async def place(self, epoch: int, worker: WorkerRef, job: Job) -> WriteStatus:
+        """`Assign`: QUEUED -> RUNNING and the job in the worker's stream, in one step. `AssistOrder`: the job alone."""
+        ...
+
+    async def command(self, epoch: int, worker: WorkerRef, message: Control) -> WriteStatus: ...
+
+    async def begin_move(self, epoch: int, request_id: RequestId, attempt: int) -> WriteStatus:
+        """QUEUED or RUNNING under `attempt` -> MOVING."""
+        ...
+
+    async def requeue(self, epoch: int, request_id: RequestId, attempt: int, num_tokens: int, *, crashed: bool) -> WriteStatus:
+        """MOVING -> QUEUED under the new `attempt`."""
+        ...
+
+    async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus:
+        """The record ends, its submission is acknowledged, its memory released. Refused below the record's attempt."""
+        ...
+
+    async def record(self, request_id: RequestId) -> Record | None: ...
+
+    # -- streams
+    async def read_submissions(self, after: str, *, count: int = 100, block_ms: int = 0) -> tuple[tuple[str, Submission], ...]:
+        """Live requests in order of acceptance: a closed one is no longer in the stream."""
+        ...
+
+    async def read_events(self, after: str, *, count: int = 500, block_ms: int = 0) -> tuple[tuple[str, PoolEvent], ...]: ...
+
+    async def read_jobs(self, worker: WorkerRef, after: str, *, count: int = 16, block_ms: int = 0) -> tuple[tuple[str, Job], ...]: ...
+
+    async def read_control(
+        self, worker: WorkerRef, after: str, *, count: int = 100, block_ms: int = 0
+    ) -> tuple[tuple[str, Control], ...]: ...
+
+    async def tell_worker(self, worker: WorkerRef, message: Control) -> None:
+        """Between workers (pull, release): no epoch, addressed to one incarnation."""
+        ...
+
+    # -- membership and explanations
+    async def join(self, info: WorkerInfo, ttl_s: float) -> None: ...
+
+    async def leave(self, worker: WorkerRef) -> None: ...
+
+    async def members(self) -> tuple[WorkerInfo, ...]: ...
+
+    async def publish_load(self, epoch: int, waiting: int, max_waiting: int, predicted_wait_s: float) -> WriteStatus: ...
+
+    async def tell_story(self, request_id: RequestId, lines: tuple[StoryLine, ...]) -> None: ...
+
+    async def story(self, request_id: RequestId) -> tuple[StoryLine, ...]: ...
