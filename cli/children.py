@@ -26,6 +26,7 @@ class Child:
     restarts: int = 0
     tail: list[str] = field(default_factory=list)
     """The last lines it wrote to stderr, for when it dies early."""
+    _reader: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> bool:
@@ -65,7 +66,8 @@ class Child:
             except TimeoutError:
                 self.process.kill()
         await self.process.wait()
-        await self._reader
+        if self._reader:
+            await self._reader
 
 
 class Children:
@@ -75,7 +77,7 @@ class Children:
         self._echo = echo
         self._children: list[Child] = []
         self._keepers: list[asyncio.Task[None]] = []
-        self.stopping = False
+        self._stopping = asyncio.Event()
 
     def __iter__(self) -> Iterator[Child]:
         return iter(self._children)
@@ -89,16 +91,16 @@ class Children:
         self._keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
 
     async def _keep(self, child: Child) -> None:
-        while not self.stopping:
+        while not self._stopping.is_set():
             assert child.process is not None
             code = await child.process.wait()
-            if self.stopping:
+            if self._stopping.is_set():
                 return
             wait_s = BACK_OFF_S[min(child.restarts, len(BACK_OFF_S) - 1)]
             child.restarts += 1
             print(f"{child.name} ended with {code}; starting it again in {wait_s:g} s", file=sys.stderr, flush=True)
             await asyncio.sleep(wait_s)
-            if not self.stopping:
+            if not self._stopping.is_set():
                 await child.start(echo=self._echo)
 
     def first_dead(self) -> Child | None:
@@ -106,7 +108,7 @@ class Children:
 
     async def stop(self, timeout_s: float = 40.0) -> None:
         """In the order in which work flows: who takes requests in leaves first, who places them last."""
-        self.stopping = True
+        self._stopping.set()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)

@@ -12,7 +12,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 def configure(role: str, level: str = "info") -> None:
     """Routes the standard library's logging through structlog; `role` stands on every line."""
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
