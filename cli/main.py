@@ -108,7 +108,6 @@ def scheduler(
 ) -> None:
     """Places requests. One leads, others stand by."""
     from scheduler.process import SchedulerProcessSettings, serve
-
     from shared import logs
 
     logs.configure("scheduler", log_level)
@@ -137,9 +136,8 @@ def worker(
     log_level: LogLevel = "info",
 ) -> None:
     """One device: prefill, decode, head starts."""
-    from workers.process import WorkerProcessSettings, serve
-
     from shared import logs
+    from workers.process import WorkerProcessSettings, serve
 
     logs.configure("worker", log_level)
     asyncio.run(
