@@ -11,18 +11,17 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
 from shared.errors import ModelRefused
-from shared.types import BlockId, SamplingParams
 from workers.attention import NAME, AttentionLayer, PagedAttention
 from workers.attention_trace import trace_layers
-from workers.engine import KVSpec, Sample, StepPlan
+from workers.engine import KVSpec
 from workers.kv_layout import kv_spec
 from workers.model_runner import ModelRunner
 from workers.paged_cache import PagedCache
+from workers.step_plans import Piece, write_plan
 
 FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
 """RoPE types whose frequencies are settled when the model is built."""
@@ -125,11 +124,17 @@ def _run_packed(model: Any, layers: Sequence[AttentionLayer], prompts: list[torc
     model.set_attn_implementation(NAME)
     runner = ModelRunner(model, PagedAttention(_poisoned_cache(kv, blocks, dtype, prompts[0].device), layers))
     rows: list[list[torch.Tensor]] = [[], []]
-    for parts in _schedule([len(ids) for ids in prompts]):
-        logits = runner.logits(_probe_plan(parts, prompts, blocks), None).log_softmax(-1)
-        for (request, _, _), piece in zip(parts, logits.split([stop - start for _, start, stop in parts]), strict=True):
-            rows[request].append(piece)
-    return [torch.cat(pieces) for pieces in rows]
+    for step in _schedule([len(ids) for ids in prompts]):
+        pieces = [Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, blocks), range(stop - start)) for r, start, stop in step]
+        logprobs = runner.logits(write_plan(0, pieces, PROBE_BLOCK_TOKENS), None).log_softmax(-1)
+        for (request, _, _), part in zip(step, logprobs.split([len(piece.tokens) for piece in pieces]), strict=True):
+            rows[request].append(part)
+    return [torch.cat(parts) for parts in rows]
+
+
+def _probe_blocks(request: int, blocks: int) -> range:
+    """Request 0 holds the even blocks backwards, request 1 the odd ones: interleaved, and none beside its successor."""
+    return range(1, blocks, 2) if request else range(blocks - 2, -1, -2)
 
 
 def _poisoned_cache(kv: KVSpec, blocks: int, dtype: torch.dtype, device: torch.device) -> PagedCache:
@@ -152,26 +157,6 @@ def _schedule(lengths: Sequence[int]) -> list[list[tuple[int, int, int]]]:
             done[request] = stop
         steps.append(parts)
     return steps
-
-
-def _probe_plan(parts: list[tuple[int, int, int]], prompts: list[torch.Tensor], blocks: int) -> StepPlan:
-    """One step in which every row is sampled; request 0 holds the even blocks backwards, request 1 the odd ones."""
-    tables = np.stack([np.arange(blocks - 2, -1, -2), np.arange(1, blocks, 2)]).astype(np.int32)
-    spans = [np.arange(start, stop, dtype=np.int32) for _, start, stop in parts]
-    slots = [tables[r, at // PROBE_BLOCK_TOKENS] * PROBE_BLOCK_TOKENS + at % PROBE_BLOCK_TOKENS for (r, _, _), at in zip(parts, spans, strict=True)]
-    tokens = np.concatenate([prompts[r][start:stop].cpu().numpy() for r, start, stop in parts]).astype(np.int32)
-    greedy = SamplingParams(max_tokens=1, temperature=0.0)
-    return StepPlan(
-        step=0,
-        token_ids=tokens,
-        inputs=np.full(len(tokens), -1, dtype=np.int32),
-        positions=np.concatenate(spans),
-        slots=np.concatenate(slots).astype(np.int32),
-        starts=np.cumsum([0, *map(len, spans)], dtype=np.int32),
-        contexts=np.array([stop for _, _, stop in parts], dtype=np.int32),
-        block_tables=np.ascontiguousarray(tables[[r for r, _, _ in parts]]),
-        samples=tuple(Sample(row, greedy, 0, 0) for row in range(len(tokens))),
-    )
 
 
 def _gaps(wanted: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
