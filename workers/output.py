@@ -150,7 +150,7 @@ class LogWriter(Protocol):
 
     async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus: ...
 
-    async def notify(self, request_ids: Iterable[RequestId]) -> None: ...
+    async def notify(self, request_ids: Sequence[RequestId]) -> None: ...
 
     async def disconnect(self) -> None: ...
 
@@ -217,7 +217,7 @@ class OutputStage:
     async def _write(self, writer: LogWriter, appends: list[Append]) -> None:
         statuses = await writer.append_many(appends)
         ended = [append for append, status in zip(appends, statuses, strict=True) if self._book.answered(append, status)]
-        await writer.notify(append[0] for append in appends)
+        await writer.notify([append[0] for append in appends])
         for request_id, attempt, _, end in ended:
             await writer.close(request_id, attempt, end.phase if end else Phase.FINISHED)
             self._book.closed(request_id, attempt)
