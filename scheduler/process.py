@@ -39,9 +39,14 @@ async def serve(settings: SchedulerProcessSettings) -> None:
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     loop = SchedulerLoop(SchedulerCore(core_settings), fabric, SystemClock(), LoopSettings(name, max_waiting=core_settings.max_waiting))
     running = asyncio.create_task(loop.run())
-    on_stop_signals(running.cancel)
+    on_stop_signals(lambda: stop(running))
     try:
         with contextlib.suppress(asyncio.CancelledError):
             await running
     finally:
         await fabric.disconnect()
+
+
+def stop(running: asyncio.Task[None]) -> None:
+    """The loop gives its lease back on the way out."""
+    running.cancel()
