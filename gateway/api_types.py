@@ -187,6 +187,7 @@ class InputItem(Shape):
     type: Literal["message"] = "message"
     id: StrictStr | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
+    phase: Annotated[object, only()] = None
 
 
 class ResponseRequest(Sampling):

@@ -132,9 +132,9 @@ class Follower:
             try:
                 self._deliver({request_id: await self._logs.read_log(request_id, after)})
             except DecodeError as error:
-                log.error("log of %s cannot be read on: %s", request_id, error)
+                log.warning("an entry after %s in the log of %s is no message: %s", after, request_id, error)
                 if tail := self._tails.get(request_id):
-                    tail.fail(unreadable(request_id))
+                    self._fail(tail, unreadable(request_id))
             except FabricUnavailable as error:
                 self._lose_sight(error)
 
@@ -150,17 +150,28 @@ class Follower:
         self._wake.clear()
         stirred, self._dirty = self._dirty, set()
         tails = (self._tails[request_id] for request_id in stirred if request_id in self._tails)
-        return {tail.request_id: tail.position for tail in tails if not tail.ended}
+        return {tail.request_id: tail.position for tail in tails}
 
     def _deliver(self, batch: dict[RequestId, Entries]) -> None:
         now = asyncio.get_running_loop().time()
         for request_id, entries in batch.items():
             if entries and (tail := self._tails.get(request_id)):
                 tail.deliver(entries, now)
+                self._drop_ended(tail)
         if self._cut_off:
             self._cut_off = False
             for tail in self._tails.values():
                 tail.heard = now - self._verify_s
+
+    def _drop_ended(self, tail: Tail) -> None:
+        """Nothing more will come: its consumers have or can read everything, and later ones start a tail of their own."""
+        if tail.ended:
+            self._tails.pop(tail.request_id, None)
+
+    def _fail(self, tail: Tail, error: LogLost) -> None:
+        log.error("%s", error)
+        tail.fail(error)
+        self._drop_ended(tail)
 
     def _lose_sight(self, error: FabricUnavailable) -> None:
         if not self._cut_off:
@@ -173,7 +184,7 @@ class Follower:
         while True:
             await asyncio.sleep(min(1.0, self._verify_s / 4))
             now = asyncio.get_running_loop().time()
-            silent = [tail for tail in self._tails.values() if not tail.ended and now - tail.heard >= self._verify_s]
+            silent = [tail for tail in self._tails.values() if now - tail.heard >= self._verify_s]
             for tail in silent:
                 with suppress(FabricUnavailable):
                     await self._verify(tail)
@@ -187,8 +198,7 @@ class Follower:
             return
         error = _judge(tail.request_id, entries, count, position, record)
         if error is not None:
-            log.error("%s", error)
-            tail.fail(error)
+            self._fail(tail, error)
         tail.heard = asyncio.get_running_loop().time()
 
 

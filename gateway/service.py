@@ -19,8 +19,7 @@ from gateway.tokenizer import Encoder
 from shared.clock import Clock, SystemClock
 from shared.errors import BadRequest, NotFound
 from shared.fabric import Fabric, LogHead
-from shared.messages import StoryLine
-from shared.types import Phase, RequestId
+from shared.types import RequestId
 
 PREFIXES = tuple(kind.prefix for kind in Kind)
 
@@ -100,13 +99,7 @@ class Gateway:
         await self.fabric.cancel(head.spec.request_id)
         with open_session(fold_of(head), self.follower, None) as session:
             await session.run_for(self.settings.cancel_wait_s)
-        if session.fold.ended and session.fold.transcript.end is not None and session.fold.transcript.end.phase is Phase.CANCELLED:
-            await self.tell(head.spec.request_id, "cancelled by the client")
         return session.fold
-
-    async def tell(self, request_id: RequestId, what: str, **data: object) -> None:
-        line = StoryLine(SystemClock().wall_ms(), f"gateway {self.settings.gateway_id}", what, dict(data))
-        await self.fabric.tell_story(request_id, (line,))
 
 
 def bare_id(public_id: str) -> RequestId:

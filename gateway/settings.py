@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import ConfigError
-from shared.types import GatewayId, PoolId
+from shared.types import GatewayId
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +17,13 @@ class GatewaySettings:
     """One gateway process. Seconds and tokens in the names."""
 
     redis_url: str
-    model_dir: Path
+    model: Path
     """Where the tokenizer, and `config.json` for the model's length, are read from."""
     served_model_name: str
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes a free port; what was taken is logged."""
-    pool: PoolId = field(default=PoolId("default"))
+    pool: str = "default"
     max_model_tokens: int = 0
     """Prompt and output together; 0: as the model's `config.json` says."""
     default_max_tokens: int = 4096
@@ -49,7 +49,7 @@ class GatewaySettings:
 
     def __post_init__(self) -> None:
         _need(bool(self.served_model_name), "--served-model-name must not be empty: give the name clients put into `model`")
-        _need(self.model_dir.is_dir(), f"--model {self.model_dir} is no directory: point it at one with tokenizer and config.json")
+        _need(self.model.is_dir(), f"--model {self.model} is no directory: point it at one with tokenizer and config.json")
         _need(0 <= self.port <= 65535, f"--port {self.port} is no port: choose 0..65535")
         _need(self.max_model_tokens >= 0, "--max-model-tokens must be positive, or 0 to read it from the model's config.json")
         for name in ("default_max_tokens", "ping_s", "poll_s", "verify_s", "beat_s", "buffer_entries", "tokenizer_threads"):
@@ -58,7 +58,7 @@ class GatewaySettings:
     @property
     def model_tokens(self) -> int:
         """Most tokens of prompt and output together."""
-        return self.max_model_tokens or model_length(self.model_dir)
+        return self.max_model_tokens or model_length(self.model)
 
     def owner_of(self, api_key: str) -> str:
         """The digest that marks whose a request is; empty when no keys are needed."""

@@ -29,7 +29,7 @@ class EventStream(StreamingResponse):
         self._after = after
         self._with_id = with_id
         self._open_streams = open_streams
-        super().__init__(self._nothing(), media_type="text/event-stream", headers=HEADERS)
+        super().__init__(iter(()), media_type="text/event-stream", headers=HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._opening as session, self._open_streams.track_inprogress():
@@ -43,11 +43,6 @@ class EventStream(StreamingResponse):
             else:
                 yield PING
         yield DONE
-
-    async def _nothing(self) -> AsyncIterator[bytes]:
-        """Until the session is open there is nothing to send."""
-        return
-        yield b""
 
 
 async def wait_for_end(session: Session, request: Request) -> bool:
