@@ -1,17 +1,28 @@
-"""Wait for conditions, never for durations."""
+"""Tests wait for conditions, never for durations."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
+import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-async def eventually(condition: Callable[[], object | Awaitable[object]], timeout_s: float = 20.0) -> None:
-    """Returns once `condition()` is true; fails after `timeout_s`."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            truth = condition()
-            if await truth if inspect.isawaitable(truth) else truth:
-                return
-            await asyncio.sleep(0.005)
+async def eventually(look: Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T:
+    """The first true answer of `look`, asked again and again; fails after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := await look()):
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        await asyncio.sleep(0.005)
+    return found
+
+
+def eventually_now(look: Callable[[], T], timeout_s: float = 10.0) -> T:
+    """The same for what needs no event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        time.sleep(0.005)
+    return found
