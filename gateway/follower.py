@@ -1,7 +1,7 @@
 """One reader per process follows any number of logs.
 
-Wake-ups say which logs have news; a slow poll covers lost ones; a log that stays silent is verified, because a server that
-lost its last second comes back with a shorter log and says nothing.
+Wake-ups say which logs have news; a slow poll covers lost ones. A log that stays silent, or was followed across a cut, is
+verified: a server that lost its last second comes back with a shorter log and says nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 
 from gateway.fold import LogLost, shortened, unreadable, vanished
 from gateway.tail import START, Consumer, Entries, Following, Tail
-from shared.errors import DecodeError, FabricUnavailable
+from shared.errors import DecodeError, FabricError
 from shared.fabric import Record
 from shared.messages import LogEnd
 from shared.request import TERMINAL
@@ -105,12 +105,18 @@ class Follower:
 
     async def _listen(self) -> None:
         while True:
-            with suppress(FabricUnavailable):
+            with suppress(FabricError):
                 async for request_ids in self._logs.wakeups():
-                    for request_id in request_ids:
-                        if request_id in self._tails:
-                            self._stir(request_id)
+                    self._hear(request_ids)
             await asyncio.sleep(BACKOFF_S)
+
+    def _hear(self, request_ids: tuple[RequestId, ...]) -> None:
+        """An empty hint: the connection is new, and the server perhaps another one than before."""
+        if not request_ids:
+            self._doubt()
+        self._dirty.update(self._tails if not request_ids else self._tails.keys() & set(request_ids))
+        if self._dirty:
+            self._wake.set()
 
     # -- reading
 
@@ -120,11 +126,11 @@ class Follower:
             try:
                 if wanted:
                     self._deliver(await self._logs.read_logs(wanted))
-            except FabricUnavailable as error:
-                self._lose_sight(error)
-                await asyncio.sleep(BACKOFF_S)
             except DecodeError:
                 await self._read_singly(wanted)
+            except FabricError as error:
+                self._lose_sight(error)
+                await asyncio.sleep(BACKOFF_S)
 
     async def _read_singly(self, wanted: Mapping[RequestId, str]) -> None:
         """After a batch with bytes that are no entry: only the log that holds them may suffer."""
@@ -135,7 +141,7 @@ class Follower:
                 log.warning("an entry after %s in the log of %s is no message: %s", after, request_id, error)
                 if tail := self._tails.get(request_id):
                     self._fail(tail, unreadable(request_id))
-            except FabricUnavailable as error:
+            except FabricError as error:
                 self._lose_sight(error)
 
     async def _wanted(self) -> dict[RequestId, str]:
@@ -160,8 +166,7 @@ class Follower:
                 self._drop_ended(tail)
         if self._cut_off:
             self._cut_off = False
-            for tail in self._tails.values():
-                tail.heard = now - self._verify_s
+            self._doubt()
 
     def _drop_ended(self, tail: Tail) -> None:
         """Nothing more will come: its consumers have or can read everything, and later ones start a tail of their own."""
@@ -173,7 +178,13 @@ class Follower:
         tail.fail(error)
         self._drop_ended(tail)
 
-    def _lose_sight(self, error: FabricUnavailable) -> None:
+    def _doubt(self) -> None:
+        """Verify every log soon: a server that restarted may have lost its last entries."""
+        long_ago = asyncio.get_running_loop().time() - self._verify_s
+        for tail in self._tails.values():
+            tail.heard = min(tail.heard, long_ago)
+
+    def _lose_sight(self, error: FabricError) -> None:
         if not self._cut_off:
             log.warning("the message server cannot be reached, streams wait: %s", error)
         self._cut_off = True
@@ -186,7 +197,7 @@ class Follower:
             now = asyncio.get_running_loop().time()
             silent = [tail for tail in self._tails.values() if now - tail.heard >= self._verify_s]
             for tail in silent:
-                with suppress(FabricUnavailable):
+                with suppress(FabricError):
                     await self._verify(tail)
 
     async def _verify(self, tail: Tail) -> None:

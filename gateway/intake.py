@@ -72,9 +72,7 @@ class Intake:
             raise unknown_model(ask.model, self._settings.served_model_name)
         prompt = await self._encode(ask)
         head = self._head(ask, prompt, caller)
-        await self._fabric.create_log(head)
-        submission = self._submission(ask, head)
-        answer = await self._submit(submission, caller)
+        answer = await self._submit(head, self._submission(ask, head), caller)
         if answer.status is SubmitStatus.REPEATED:
             return Accepted(await self._earlier(answer.request_id), fresh=False)
         self._check(answer)
@@ -83,9 +81,13 @@ class Intake:
         self._watch(head.spec.request_id, meter)
         return Accepted(head, fresh=True)
 
-    async def _submit(self, submission: Submission, caller: Caller) -> SubmitAnswer:
+    async def _submit(self, head: LogHead, submission: Submission, caller: Caller) -> SubmitAnswer:
         try:
+            await self._fabric.create_log(head)
             return await self._fabric.submit(submission, idempotency_key=caller.scoped_key, body_digest=caller.body_digest)
+        except Refused:
+            self._metrics.rejected(SubmitStatus.NO_MEMORY)
+            raise
         except FabricUnavailable:
             # Perhaps it was accepted and only the answer was lost; nobody will listen, so let the grace period end it.
             self._listeners.disown(submission.request_id)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from shared.clock import SystemClock
 from shared.errors import FabricUnavailable
@@ -47,6 +48,14 @@ class End:
 
 
 Step = Say | Hold | End
+
+
+class OwnerFabric(Fabric, Protocol):
+    """What an owner needs beside the fabric's promises: to wake the readers of its logs."""
+
+    async def notify(self, request_ids: Sequence[RequestId]) -> None: ...
+
+
 Script = Callable[[RequestSpec], Sequence[Step]]
 
 
@@ -61,7 +70,7 @@ def count_up(spec: RequestSpec) -> Iterator[Step]:
 class FakeOwner:
     """`script` is asked once per request."""
 
-    fabric: Fabric
+    fabric: OwnerFabric
     script: Script = lambda spec: tuple(count_up(spec))
     seen: list[Submission] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -80,10 +89,7 @@ class FakeOwner:
         epoch = await self.fabric.lead("fake owner", 3600.0)
         after = "0-0"
         while True:
-            try:
-                batch = await self.fabric.read_submissions(after, block_ms=50)
-            except FabricUnavailable:
-                batch = ()
+            batch = await self._submissions(after)
             for entry_id, submission in batch:
                 after = entry_id
                 self.seen.append(submission)
@@ -91,6 +97,12 @@ class FakeOwner:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             await asyncio.sleep(0.002)
+
+    async def _submissions(self, after: str) -> tuple[tuple[str, Submission], ...]:
+        try:
+            return await self.fabric.read_submissions(after, block_ms=20)
+        except FabricUnavailable:
+            return ()
 
     async def _own(self, epoch: int, number: int, submission: Submission) -> None:
         request_id = submission.request_id
@@ -120,10 +132,12 @@ class FakeOwner:
     async def _append(self, request_id: RequestId, tokens: LogTokens) -> None:
         status = await self.fabric.append(request_id, 1, (tokens,))
         assert status is WriteStatus.DONE, f"append of {request_id} was answered {status}"
+        await self.fabric.notify((request_id,))
 
     async def _end(self, request_id: RequestId, index: int, end: End) -> None:
         last = (_tokens(index, 1, "", end.finish),) if end.finish else ()
         await self.fabric.append(request_id, 1, last, LogEnd(end.phase, end.error, end.code, SystemClock().wall_ms()))
+        await self.fabric.notify((request_id,))
         await self.fabric.close(request_id, 1, end.phase)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,15 @@ class Served:
     url: str
 
 
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """`eventually` for a condition that needs no await."""
+
+    async def look() -> bool:
+        return bool(condition())
+
+    await eventually(look, timeout_s)
+
+
 @asynccontextmanager
 async def served(settings: GatewaySettings, fabric: GatewayFabric, *, api_key: str = "none") -> AsyncIterator[Served]:
     tokenizer = Tokenizer.load(settings.model)
@@ -41,7 +50,7 @@ async def served(settings: GatewaySettings, fabric: GatewayFabric, *, api_key: s
     server = Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        await eventually(lambda: server.started or serving.done())
+        await until(lambda: server.started or serving.done())
         options: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": api_key, "max_retries": 0, "timeout": 30}
         async with (
             AsyncOpenAI(**options, _strict_response_validation=True) as openai,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 from gateway.service import GatewayFabric
 from shared.clock import Clock, SystemClock
@@ -12,20 +12,25 @@ from shared.errors import FabricUnavailable
 from shared.fabric import LoggedEntry
 from shared.fabric_model import FabricModel
 from shared.types import RequestId
+from tests.support.fake_owner import OwnerFabric
+
+
+class BothEnds(GatewayFabric, OwnerFabric, Protocol):
+    """The gateway's fabric and its fake owner's."""
 
 
 class ModelFabric:
     """Every method of the model, awaited. `down` makes them raise `FabricUnavailable`; `deaf` loses every wake-up."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self.model = FabricModel(clock or SystemClock(), watch=self._watch)
+        self.model = FabricModel(clock or SystemClock())
         self.down = False
         self.deaf = False
         self.calls: list[str] = []
         self._hints: list[asyncio.Queue[tuple[RequestId, ...]]] = []
 
-    def as_fabric(self) -> GatewayFabric:
-        return cast(GatewayFabric, self)
+    def as_fabric(self) -> BothEnds:
+        return cast(BothEnds, self)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.model, name)
@@ -51,12 +56,12 @@ class ModelFabric:
         finally:
             self._hints.remove(hints)
 
+    async def notify(self, request_ids: Sequence[RequestId]) -> None:
+        if not self.deaf:
+            for hints in self._hints:
+                hints.put_nowait(tuple(request_ids))
+
     def _reach(self, name: str) -> None:
         self.calls.append(name)
         if self.down:
             raise FabricUnavailable("the test took the server away")
-
-    def _watch(self, stream: str, key: str) -> None:
-        if stream == "log" and not self.deaf:
-            for hints in self._hints:
-                hints.put_nowait((RequestId(key),))
