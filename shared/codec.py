@@ -7,7 +7,7 @@ other. Whatever cannot be read is a `DecodeError` that keeps the bytes; no other
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, overload
 
 import msgpack
 
@@ -80,14 +80,19 @@ class Codec:
         raw: bytes = msgpack.packb([VERSION, tag, *fields], unicode_errors="surrogatepass")
         return raw
 
-    def decode(self, raw: bytes, *kinds: type[T]) -> T:
+    @overload
+    def decode(self, raw: bytes, /) -> object: ...
+
+    @overload
+    def decode(self, raw: bytes, kind: type[T], /, *kinds: type[T]) -> T: ...
+
+    def decode(self, raw: bytes, /, *kinds: type[Any]) -> Any:
         """The message, which is one of `kinds` (any message if none is named)."""
         try:
             kind, unpack, fields = self._open(raw)
             if kinds and kind not in kinds:
                 raise Misfit(f"{kind.__name__} where {' or '.join(wanted.__name__ for wanted in kinds)} belongs")
-            message: T = unpack(fields)
-            return message
+            return unpack(fields)
         except (ValueError, OverflowError, msgpack.exceptions.UnpackException) as error:
             raise DecodeError(f"no message: {error}", raw) from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -33,6 +33,8 @@ RETRY_PAUSE_S = 0.05
 MIN_VERSION = (7, 0)
 _AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "READONLY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 _CONNECTION = (foreign.ConnectionError, foreign.TimeoutError, foreign.ClusterError, foreign.RedisClusterException, OSError, TimeoutError)
+_STRANGER = (foreign.AuthenticationError, foreign.NoPermissionError)
+"""While connecting, the library hides them in a `ConnectionError`."""
 
 
 class OutOfMemory(FabricUnavailable):
@@ -41,7 +43,7 @@ class OutOfMemory(FabricUnavailable):
 
 def translate(error: Exception) -> Exception:
     """Ours for a client library's error."""
-    if isinstance(error, foreign.AuthenticationError | foreign.NoPermissionError) or "NOAUTH" in str(error):
+    if any(isinstance(cause, _STRANGER) for cause in (error, error.__cause__, error.__context__)):
         return ConfigError(f"the message server refused our credentials ({error}): check the user and password in HEADSTART_REDIS_URL")
     if isinstance(error, _CONNECTION):
         return FabricUnavailable(f"the message server cannot be reached: {str(error) or type(error).__name__}")
@@ -142,7 +144,7 @@ class FabricConnection:
         with translated():
             await self._commands.execute_command("PUBLISH", channel, data)
 
-    async def subscribe(self, channel: str) -> AsyncIterator[bytes | None]:
+    async def subscribe(self, channel: str) -> AsyncGenerator[bytes | None, None]:
         """What is published from now on. None: subscribed, now or again, and something may have been missed."""
         with translated():
             pubsub = self._blocking.pubsub(ignore_subscribe_messages=False)

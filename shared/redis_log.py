@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -98,12 +99,13 @@ class RedisLog(RedisBase):
         except FabricError:
             return
 
-    async def wakeups(self) -> AsyncIterator[tuple[RequestId, ...]]:
-        """Ids of logs that grew, for ever. An empty tuple: some hints may have been missed, look at every log."""
+    async def wakeups(self) -> AsyncGenerator[tuple[RequestId, ...], None]:
+        """Ids of logs that grew, for ever; close it with `aclosing`. An empty tuple: hints may have been missed, look at every log."""
         while True:
             try:
-                async for data in self.connection.subscribe(self.keys.wake):
-                    yield () if data is None else _ids(data)
+                async with aclosing(self.connection.subscribe(self.keys.wake)) as hints:
+                    async for data in hints:
+                        yield () if data is None else _ids(data)
             except FabricUnavailable:
                 await asyncio.sleep(RESUBSCRIBE_S)
 
