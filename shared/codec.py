@@ -68,6 +68,7 @@ class Codec:
 
     def __init__(self, tags: Mapping[int, type]) -> None:
         shapes = Shapes(tags)
+        self._packer = msgpack.Packer(unicode_errors="surrogatepass")  # It holds the interpreter's lock for all of a `pack`.
         self._packers = {kind: (tag, shapes.of(kind).pack) for tag, kind in tags.items()}
         self._kinds = {tag: (kind, shapes.of(kind).unpack) for tag, kind in tags.items()}
 
@@ -77,7 +78,7 @@ class Codec:
             raise TypeError(f"{type(message).__name__} has no tag")
         tag, pack = self._packers[type(message)]
         fields = pack(message) if pack else []
-        raw: bytes = msgpack.packb([VERSION, tag, *fields], unicode_errors="surrogatepass")
+        raw: bytes = self._packer.pack([VERSION, tag, *fields])
         return raw
 
     @overload

@@ -72,7 +72,7 @@ def kept_or_decoded(raw: bytes) -> bool:
 
 
 @pytest.mark.parametrize("kind", TAGS.values(), ids=lambda kind: kind.__name__)
-def test_each_kind_goes_there_and_back(kind: type) -> None:
+def test_each_kind_goes_there_and_back(kind: type[object]) -> None:
     @given(values_of(kind))
     def there_and_back(message: object) -> None:
         assert decode(encode(message), kind) == message
