@@ -52,7 +52,11 @@ class RedisLog(RedisBase):
         return status(await self.connection.run(self._append((request_id, attempt, tokens, end))))
 
     async def append_many(self, appends: Sequence[Append]) -> tuple[WriteStatus, ...]:
-        """The same for many logs in one round trip; answers in order. One log's appends take effect in the order given."""
+        """The same for many logs in one round trip; answers in order.
+
+        Give each log one append (of several `LogTokens`, if need be): only a log's last append can be repeated, and after a
+        `FabricUnavailable` all of them must be.
+        """
         answers = await self.connection.run_many([self._append(append) for append in appends])
         return tuple(map(status, answers))
 
