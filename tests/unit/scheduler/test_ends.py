@@ -5,13 +5,16 @@ from __future__ import annotations
 from scheduler.events import (
     BeginMove,
     Close,
+    Command,
     EndWritten,
     FenceRaised,
+    Left,
     MoveBegun,
     Place,
     RaiseFence,
     RecordClosed,
     Requeue,
+    Requeued,
     SchedulerCommand,
     WriteEnd,
 )
