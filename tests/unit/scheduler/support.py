@@ -173,7 +173,7 @@ class Driver:
 
     def run(self, name: str, worker: str = "fast", **more: object) -> Assign:
         """Submits a request and has it placed with this worker, which must be free for nothing else."""
-        self.known(name, **more)
+        self.known(name, **more)  # type: ignore[arg-type]
         commands = self.report(worker, tokens=512)
         (assign,) = jobs(commands, Assign)
         self.answer(of(commands, Place)[-1])

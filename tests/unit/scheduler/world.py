@@ -6,6 +6,7 @@ request ends, and nothing is left anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -31,6 +32,7 @@ from scheduler.events import (
     Reread,
     SchedulerCommand,
     SchedulerEvent,
+    TellStory,
     Tick,
     WriteEnd,
 )
@@ -286,7 +288,8 @@ class World:
         self.leader = 1
         self.late: list[SchedulerEvent] = []
         self.credit: dict[WorkerRef, tuple[Credit, JobSeq]] = {}
-        self.unseen: dict[WorkerRef, dict[JobSeq, tuple[int, int]]] = {}
+        self.unseen: dict[WorkerRef, dict[JobSeq, Job]] = {}
+        self.issued: dict[JobSeq, float] = {}
         self.send(Elected(1))
 
     # -- faults and work, as the test draws them
@@ -342,7 +345,7 @@ class World:
         if not self._lost():
             self.credit[device.ref] = (report.credit, report.seen)
             unseen = self.unseen.get(device.ref, {})
-            self.unseen[device.ref] = {seq: cost for seq, cost in unseen.items() if seq > report.seen}
+            self.unseen[device.ref] = {seq: job for seq, job in unseen.items() if seq > report.seen}
             self.send(report)
             if self.random.random() < self.loss:
                 self.late.append(report)
@@ -364,6 +367,8 @@ class World:
     def send(self, event: SchedulerEvent) -> None:
         commands = self.core.handle(event, self.now)
         self.core.check()
+        for said in (event, *commands):
+            self._give_up(said)
         for command in commands:
             if isinstance(command, Place):
                 self._check_promise(command)
@@ -396,11 +401,33 @@ class World:
         if place.job.seq in unseen or place.worker not in self.credit or place.job.seq <= self.credit[place.worker][1]:
             return
         credit, _ = self.credit[place.worker]
-        own = isinstance(place.job, Assign) and place.job.source is not None and place.job.source.worker == place.worker
-        blocks = 0 if own else -(-(place.job.limit if isinstance(place.job, AssistOrder) else place.job.num_tokens) // 16)
-        unseen[place.job.seq] = (blocks, 0 if own else 1)
-        assert sum(cost[0] for cost in unseen.values()) <= credit.blocks, f"{place} overfills the blocks of {credit}"
-        assert sum(cost[1] for cost in unseen.values()) <= credit.sequences, f"{place} overfills the sequences of {credit}"
+        unseen[place.job.seq] = place.job
+        self.issued[place.job.seq] = self.now
+        self._drop_jobs(lambda job: isinstance(job, AssistOrder) and self.now - self.issued[job.seq] >= self.settings.liveness_s)
+        costs = [self._cost(place.worker, job) for job in self.unseen[place.worker].values()]
+        assert sum(blocks for blocks, _ in costs) <= credit.blocks, f"{place} overfills the blocks of {credit}: {unseen}"
+        assert sum(sequences for _, sequences in costs) <= credit.sequences, f"{place} overfills the sequences of {credit}: {unseen}"
+
+    def _cost(self, worker: WorkerRef, job: Job) -> tuple[int, int]:
+        if isinstance(job, Assign) and job.source is not None and job.source.worker == worker:
+            return 0, 0
+        return -(-(job.limit if isinstance(job, AssistOrder) else job.num_tokens) // 16), 1
+
+    def _give_up(self, event: SchedulerEvent | SchedulerCommand) -> None:
+        """Jobs that the scheduler has given up are promised no more; so is an order that nothing was heard of for a period."""
+        match event:
+            case BeginMove(request_id) | RaiseFence(request_id) | Reread(request_id):
+                self._drop_jobs(lambda job: isinstance(job, Assign) and job.request_id == request_id)
+            case TellStory(request_id, "closed"):
+                self._drop_jobs(lambda job: isinstance(job, Assign) and job.request_id == request_id)
+            case TellStory(_, "head_start_lost", data):
+                self._drop_jobs(lambda job: isinstance(job, AssistOrder) and job.assist == data["assist"])
+            case Report():
+                self._drop_jobs(lambda job: isinstance(job, Assign) and job.request_id in event.closed)
+
+    def _drop_jobs(self, given_up: Callable[[Job], bool]) -> None:
+        for worker, unseen in self.unseen.items():
+            self.unseen[worker] = {seq: job for seq, job in unseen.items() if not given_up(job)}
 
     def _execute(self, command: SchedulerCommand) -> SchedulerEvent | None:
         pool, epoch = self.pool, self.leader
