@@ -153,6 +153,7 @@ class Placement:
             self._run(request, worker, now)
         else:
             self._moves.detach(request)
+            request.owner, request.seq, request.source = None, None, None
             self._hold(worker, event.status)
             self._moves.refused(request, event.status, now)
 
