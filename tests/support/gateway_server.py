@@ -17,6 +17,9 @@ from gateway.server import Server, listen
 from gateway.service import Gateway, GatewayFabric
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Tokenizer
+from shared.types import RequestSpec
+from tests.support.fake_owner import End, FakeOwner, Say, Step
+from tests.support.model_fabric import ModelFabric
 from tests.support.waiting import eventually
 
 
@@ -62,3 +65,36 @@ async def served(settings: GatewaySettings, fabric: GatewayFabric, *, api_key: s
         server.should_exit = True
         await serving
         tokenizer.close()
+
+
+HELLO = (Say("Hel"), Say("lo", 2), Say("", 1), Say(" there"), End())
+
+
+@dataclass
+class Stage:
+    """A gateway with a fake owner behind it, on a fabric in memory."""
+
+    served: Served
+    owner: FakeOwner
+    fabric: ModelFabric
+
+    def plays(self, *steps: Step) -> None:
+        self.owner.script = lambda spec: steps
+
+    def remembers_specs(self) -> list[RequestSpec]:
+        specs: list[RequestSpec] = []
+
+        def script(spec: RequestSpec) -> tuple[Step, ...]:
+            specs.append(spec)
+            return HELLO
+
+        self.owner.script = script
+        return specs
+
+
+@asynccontextmanager
+async def staged(settings: GatewaySettings, *, api_key: str = "none") -> AsyncIterator[Stage]:
+    fabric = ModelFabric()
+    owner = FakeOwner(fabric.as_fabric(), lambda spec: HELLO)
+    async with served(settings, fabric.as_fabric(), api_key=api_key) as running, owner.working():
+        yield Stage(running, owner, fabric)
