@@ -177,6 +177,8 @@ class WorkerState(StrEnum):
 
     READY = "ready"
     DRAINING = "draining"
+    LEFT = "left"
+    """The last report of an incarnation: it holds nothing and says goodbye."""
 
 
 @dataclass(frozen=True, slots=True)

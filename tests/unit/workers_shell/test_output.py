@@ -1,0 +1,163 @@
+"""Tokens become log entries: text that is safe, an end that is written once, and the same text whoever goes on."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.clock import ManualClock
+from shared.fabric import WriteStatus
+from shared.messages import LogEnd, LogTokens
+from shared.types import FinishReason, Phase, RequestId, RequestSpec, SamplingParams
+from workers.detokenizer import SafeText, TokenStream
+from workers.events import Closed, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
+from workers.output import OutputBook
+
+REQUEST = RequestId("r1")
+
+
+class Letters:
+    """Token id to one letter."""
+
+    def open(self, prompt: tuple[int, ...]) -> TokenStream:
+        return self
+
+    def step(self, token_id: int) -> str:
+        return chr(token_id)
+
+    def rest(self) -> str:
+        return ""
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(ord(letter) for letter in text)
+
+
+def spec(*stop: str) -> RequestSpec:
+    return RequestSpec(REQUEST, "m", (1,), SamplingParams(max_tokens=99, stop=stop), 0)
+
+
+def book(*stop: str, generated: str = "", attempt: int = 1) -> OutputBook:
+    it = OutputBook(Letters(), ManualClock())
+    it.handle(OpenOutput(spec(*stop), attempt, ids(generated)))
+    return it
+
+
+def emit(text: str, index: int = 0, finish: FinishReason | None = None, attempt: int = 1) -> Emit:
+    return Emit(REQUEST, attempt, 0, index, ids(text), tuple(0.0 for _ in text), finish)
+
+
+def test_a_token_becomes_an_entry_with_its_text() -> None:
+    it = book()
+    it.handle(emit("hi"))
+    assert it.take() == [(REQUEST, 1, (LogTokens(0, 0, ids("hi"), "hi", (0.0, 0.0)),), None)]
+
+
+def test_the_last_token_brings_the_end() -> None:
+    it = book()
+    it.handle(emit("hi", finish=FinishReason.LENGTH))
+    ((_, _, (entry,), end),) = it.take()
+    assert entry.finish is FinishReason.LENGTH
+    assert end == LogEnd(Phase.FINISHED)
+
+
+def test_what_could_start_a_stop_string_is_held_and_released_at_the_end() -> None:
+    it = book("END")
+    it.handle(emit("aEN"))
+    it.handle(emit("x", 3, FinishReason.LENGTH))
+    ((_, _, entries, _),) = it.take()
+    assert [entry.text for entry in entries] == ["a", "ENx"]
+
+
+def test_a_stop_string_across_entries_ends_the_request_before_it() -> None:
+    it = book("END")
+    it.handle(emit("aEN"))
+    it.handle(emit("Dzz", 3))
+    ((_, _, entries, end),) = it.take()
+    assert "".join(entry.text for entry in entries) == "a"
+    assert entries[-1].token_ids == ids("D")
+    assert entries[-1].finish is FinishReason.STOP
+    assert end == LogEnd(Phase.FINISHED)
+    assert it.events() == [StopFound(REQUEST, 1, 0, 3)]
+
+
+def test_nothing_is_written_behind_an_end() -> None:
+    it = book("END")
+    it.handle(emit("END"))
+    it.handle(emit("more", 3))
+    ((_, _, entries, _),) = it.take()
+    assert [entry.index for entry in entries] == [0]
+
+
+def test_the_next_owner_replays_and_goes_on_with_the_same_hold_back() -> None:
+    it = book("END", generated="aEN", attempt=2)
+    it.handle(emit("x", 3, attempt=2))
+    ((_, _, (entry,), _),) = it.take()
+    assert entry.text == "ENx"
+
+
+def test_done_forgets_what_was_written_and_only_that() -> None:
+    it = book()
+    it.handle(emit("a"))
+    (first,) = it.take()
+    it.handle(emit("b", 1))
+    assert it.answered(first, WriteStatus.DONE) is False
+    assert [entry.text for entry in it.take()[0][2]] == ["b"]
+
+
+def test_an_end_that_is_done_closes_the_record_and_says_so() -> None:
+    it = book()
+    it.handle(EndRequest(REQUEST, 1, Phase.CANCELLED))
+    (append,) = it.take()
+    assert it.answered(append, WriteStatus.DONE) is True
+    it.closed(REQUEST, 1)
+    assert it.events() == [Closed(REQUEST, 1)]
+    assert len(it) == 0
+
+
+def test_a_fence_above_ours_ends_our_writing() -> None:
+    it = book()
+    it.handle(emit("a"))
+    (append,) = it.take()
+    assert it.answered(append, WriteStatus.SUPERSEDED) is False
+    assert it.events() == [Superseded(REQUEST, 1)]
+    assert it.take() == []
+
+
+def test_a_late_answer_for_an_older_attempt_touches_nothing() -> None:
+    it = book()
+    it.handle(emit("a"))
+    (append,) = it.take()
+    it.handle(OpenOutput(spec(), 2, ids("a")))
+    assert it.answered(append, WriteStatus.SUPERSEDED) is False
+    assert it.events() == []
+    assert len(it) == 1
+
+
+def test_a_dropped_output_writes_no_more() -> None:
+    it = book()
+    it.handle(emit("a"))
+    it.handle(DropOutput(REQUEST, 1))
+    assert it.take() == []
+
+
+@given(text=st.text("abEND", max_size=30), cuts=st.lists(st.integers(1, 5), max_size=30))
+def test_released_text_depends_on_the_ids_alone(text: str, cuts: list[int]) -> None:
+    whole = _released([text])
+    parts, rest = [], text
+    for cut in cuts:
+        parts.append(rest[:cut])
+        rest = rest[cut:]
+    assert _released([*parts, rest]) == whole
+    assert "END" not in whole
+
+
+def _released(parts: list[str]) -> str:
+    safe = SafeText(Letters(), ("END",))
+    out = []
+    for token_id in ids("".join(parts)):
+        piece = safe.push(token_id)
+        out.append(piece.text)
+        if piece.stopped:
+            return "".join(out)
+    return "".join(out) + safe.finish().text

@@ -1,0 +1,246 @@
+"""The worker's shell: reads streams, feeds the core, carries out what it commands. No decision is made here.
+
+Threads: this event loop (the core lives here and nowhere else), the engine, the mover, the transport's progress, the output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from shared.clock import Clock
+from shared.errors import FabricError, FabricUnavailable
+from shared.fabric import Fabric
+from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, WorkerInfo
+from shared.storyteller import Storyteller
+from shared.types import WorkerRef
+from workers.core import WorkerCore
+from workers.engine_thread import EngineThread
+from workers.events import (
+    AbandonPull,
+    Assigned,
+    DropOutput,
+    DropPeer,
+    Emit,
+    EndRequest,
+    Launch,
+    OpenOutput,
+    Ordered,
+    PeerLost,
+    SendKv,
+    SendReport,
+    StartPull,
+    TellStory,
+    TellWorker,
+    Tick,
+    Unloadable,
+    WorkerCommand,
+    WorkerEvent,
+)
+from workers.mover import Mover
+from workers.output import OutputStage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """Seconds between the loop's habits."""
+
+    tick_s: float = 0.05
+    block_ms: int = 1000
+    member_ttl_s: float = 15.0
+    member_s: float = 2.0
+    retry_s: float = 0.2
+    drain_s: float = 30.0
+
+
+class WorkerLoop:
+    """Runs one worker until `drain` or cancellation. `attach` gives it the parts that call back into it."""
+
+    def __init__(self, core: WorkerCore, fabric: Fabric, info: WorkerInfo, clock: Clock, settings: LoopSettings | None = None) -> None:
+        self.core = core
+        self.info = info
+        self._ref: WorkerRef = info.ref
+        self._fabric = fabric
+        self._clock = clock
+        self._settings = settings or LoopSettings()
+        self._outbox: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue()
+        self._stories = Storyteller(fabric, clock, str(info.ref))
+        self._freed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._known_peers: set[WorkerRef] = set()
+        self._missing_peers: set[WorkerRef] = set()
+
+    def attach(self, engine: EngineThread, mover: Mover, output: OutputStage) -> None:
+        self._engine = engine
+        self._mover = mover
+        self._output = output
+
+    def from_thread(self, event: WorkerEvent) -> None:
+        """An event from another thread."""
+        self._loop.call_soon_threadsafe(self.feed, event)
+
+    def tell_worker_from_thread(self, worker: WorkerRef, message: Control) -> None:
+        self._loop.call_soon_threadsafe(self._send, lambda: self._fabric.tell_worker(worker, message))
+
+    def feed(self, event: WorkerEvent) -> None:
+        """The one door to the core."""
+        for command in self.core.handle(event, self._clock.monotonic()):
+            self._carry_out(command)
+        if self.core.free_sequences > 0:
+            self._freed.set()
+
+    async def run(self) -> None:
+        """Until drained. Parts must be attached; they are started and stopped here."""
+        self._loop = asyncio.get_running_loop()
+        self._output.start()
+        self._engine.start()
+        self._mover.start()
+        await self._until_done(lambda: self._fabric.join(self.info, self._settings.member_ttl_s))
+        habits = [self._read_control, self._read_jobs, self._send_outbox, self._tick, self._stay_member]
+        tasks = [asyncio.create_task(habit(), name=habit.__name__) for habit in habits]
+        stopped = asyncio.create_task(self._drained.wait())
+        try:
+            done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()
+        finally:
+            await self._leave(tasks)
+
+    def drain(self) -> None:
+        """Take nothing new, finish or hand back, then `run` returns. Call it on the loop."""
+        self.feed(Drain(self._settings.drain_s))
+
+    # -- commands
+
+    def _carry_out(self, command: WorkerCommand) -> None:
+        match command:
+            case Launch():
+                self._engine.launch(command.plan)
+            case OpenOutput() | Emit() | EndRequest() | DropOutput():
+                self._output.put((command,))
+            case StartPull() | AbandonPull() | SendKv() | DropPeer():
+                if isinstance(command, StartPull):
+                    self._known_peers.add(command.source)
+                elif isinstance(command, SendKv):
+                    self._known_peers.add(command.requester)
+                self._mover.put(command)
+            case TellWorker():
+                self._send(lambda: self._fabric.tell_worker(command.worker, command.message))
+            case SendReport():
+                self._send(lambda: self._fabric.tell_scheduler(command.report))
+                if self.core.drained:
+                    self._drained.set()
+            case TellStory():
+                self._stories.add(command.request_id, command.what, command.data)
+
+    def _send(self, write: Callable[[], Awaitable[object]]) -> None:
+        self._outbox.put_nowait(write)
+
+    # -- habits
+
+    async def _send_outbox(self) -> None:
+        while True:
+            write = await self._outbox.get()
+            try:
+                await write()
+            except FabricUnavailable as error:
+                # Messages are not kept for later: each is healed by a report, a deadline or an expiry.
+                log.warning("a message was not sent: %s", error)
+
+    async def _read_control(self) -> None:
+        after = "0-0"
+        while True:
+            try:
+                messages = await self._fabric.read_control(self._ref, after, block_ms=self._settings.block_ms)
+            except FabricError as error:
+                log.warning("control cannot be read yet: %s", error)
+                await asyncio.sleep(self._settings.retry_s)
+                continue
+            for entry_id, message in messages:
+                after = entry_id
+                self.feed(message)
+
+    async def _read_jobs(self) -> None:
+        """Only for free slots: what this worker cannot hold stays in its stream, where a leader can see it."""
+        after = "0-0"
+        while True:
+            await self._freed.wait()
+            if self.core.free_sequences <= 0:
+                self._freed.clear()
+                continue
+            try:
+                jobs = await self._fabric.read_jobs(self._ref, after, count=self.core.free_sequences, block_ms=self._settings.block_ms)
+            except FabricError as error:
+                log.warning("jobs cannot be read yet: %s", error)
+                await asyncio.sleep(self._settings.retry_s)
+                continue
+            for entry_id, job in jobs:
+                after = entry_id
+                await self._until_done(partial(self._load, job))
+
+    async def _load(self, job: Job) -> None:
+        head = await self._fabric.head(job.request_id)
+        entries = [] if head is None else [logged.entry for logged in await self._fabric.read_log(job.request_id)]
+        ended = next((entry.phase for entry in entries if isinstance(entry, LogEnd)), None)
+        if head is None or ended is not None:
+            self.feed(Unloadable(job, ended))
+        elif isinstance(job, AssistOrder):
+            self.feed(Ordered(job, head.spec))
+        elif isinstance(job, Assign):
+            generated = tuple(token for entry in entries if isinstance(entry, LogTokens) for token in entry.token_ids)
+            self.feed(Assigned(job, head.spec, generated))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.tick_s)
+            self.feed(Tick())
+            await self._stories.flush()
+
+    async def _stay_member(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.member_s)
+            try:
+                await self._fabric.join(self.info, self._settings.member_ttl_s)
+                members = {member.ref for member in await self._fabric.members()}
+            except FabricUnavailable as error:
+                log.warning("membership cannot be renewed yet: %s", error)
+                continue
+            self._notice_lost_peers(members)
+
+    def _notice_lost_peers(self, members: set[WorkerRef]) -> None:
+        """Two absences in a row: a clock step of the server lapses every member once, and each renews itself within a round."""
+        absent = self._known_peers - members
+        for peer in absent & self._missing_peers:
+            self._known_peers.discard(peer)
+            self.feed(PeerLost(peer))
+        self._missing_peers = absent
+
+    async def _until_done(self, step: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await step()
+                return
+            except FabricUnavailable as error:
+                log.warning("the server is away: %s", error)
+                await asyncio.sleep(self._settings.retry_s)
+
+    async def _leave(self, tasks: list[asyncio.Task[None]]) -> None:
+        """The written sequence: steps end, transfers end, logs are written, the last word goes out, membership ends."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._engine.stop)
+        await asyncio.to_thread(self._mover.stop)
+        await asyncio.to_thread(self._output.stop)
+        try:
+            while not self._outbox.empty():
+                await self._outbox.get_nowait()()
+            await self._stories.flush()
+            await self._fabric.leave(self._ref)
+        except FabricUnavailable as error:
+            log.warning("left without saying goodbye: %s", error)
