@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from scheduler.core import SchedulerCore
 from scheduler.settings import SchedulerSettings
-from scheduler.simulation.answer import Letters, expected_answer
+from scheduler.simulation.answer import FAKE_MODEL, Letters, expected_answer
 from scheduler.simulation.client import Client, Habits
-from scheduler.simulation.devices import HIGH_END, KV_BYTES_PER_TOKEN, LOW_END
+from scheduler.simulation.devices import HIGH_END, LOW_END
 from scheduler.simulation.faults import Scenario
 from scheduler.simulation.kv_link import SimTransport
 from scheduler.simulation.scheduler_shell import SchedulerShell
+from scheduler.simulation.steps import Step
 from scheduler.simulation.worker_shell import WorkerShell
 from shared.clock import Clock
 from shared.fabric_model import FabricModel, Watcher
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 BLOCK_TOKENS = 16
 TOKEN_BUDGET = 128
 HIGH_SEQUENCES, LOW_SEQUENCES = 4, 2
-MAX_MODEL_TOKENS = 512
-VOCABULARY = 1000
 MODEL = "fake"
 
 
@@ -48,7 +47,12 @@ class Parts:
 
     def worker(self, world: World, worker: WorkerId, incarnation: str) -> WorkerShell:
         ref = WorkerRef(worker, incarnation)
-        engine = FakeEngine(total_blocks=_blocks(worker, world.schedule.scenario), block_tokens=BLOCK_TOKENS)
+        engine = FakeEngine(
+            FAKE_MODEL,
+            total_blocks=_blocks(worker, world.schedule.scenario),
+            block_tokens=BLOCK_TOKENS,
+            fault=lambda plan: "planned" if world.plan.strike(Step.ENGINE_STEP) else None,
+        )
         info = worker_info(ref, engine)
         core = self.worker_core(worker_settings(info, engine, world.schedule.scenario.depth))
         shell = self.worker_shell(world, info, core, engine)
@@ -83,7 +87,7 @@ def worker_info(ref: WorkerRef, engine: FakeEngine) -> WorkerInfo:
         total_blocks=engine.total_blocks,
         max_sequences=HIGH_SEQUENCES if high else LOW_SEQUENCES,
         token_budget=TOKEN_BUDGET,
-        max_model_tokens=MAX_MODEL_TOKENS,
+        max_model_tokens=engine.max_model_tokens,
     )
 
 
@@ -97,7 +101,7 @@ def worker_settings(info: WorkerInfo, engine: FakeEngine, depth: int) -> WorkerS
         max_sequences=info.max_sequences,
         max_model_tokens=info.max_model_tokens,
         eos_token_ids=engine.eos_token_ids,
-        kv_bytes_per_token=KV_BYTES_PER_TOKEN,
+        kv_bytes_per_token=engine.kv.bytes_per_token,
         profile=info.profile,
         depth=depth,
         expected_output_tokens=16,
@@ -131,7 +135,7 @@ def make_client(world: World, number: int, arrival_s: float) -> Client:
 
 
 def make_spec(rng: Random, number: int, arrival_s: float, stop_share: float) -> RequestSpec:
-    prompt = tuple(rng.randrange(VOCABULARY) for _ in range(rng.choice((40, 64, 65, 130, 200, 256, 300, 400))))
+    prompt = tuple(rng.randrange(FAKE_MODEL.vocab_size) for _ in range(rng.choice((40, 64, 65, 130, 200, 256, 300, 400))))
     sampling = SamplingParams(max_tokens=rng.randint(6, 20), temperature=0.0, seed=rng.getrandbits(31))
     spec = RequestSpec(RequestId(f"r{number}"), MODEL, prompt, sampling, int(1000 * arrival_s))
     if rng.random() >= stop_share:

@@ -12,7 +12,7 @@ from shared.types import TransferId, WorkerRef
 from workers.staging import Region, StagingArena
 from workers.transport import Arrival, OnArrival, OnFailure, OnSent, TransferHeader
 
-ARENA_BYTES = 1 << 22
+ARENA_BYTES = 1 << 17
 
 
 @dataclass(slots=True)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING, ParamSpec
 
 from scheduler.simulation.kv_link import SimTransport
 from scheduler.simulation.process import Process, Reader
-from scheduler.simulation.steps import MESSAGE_STEPS, Fault, Step
+from scheduler.simulation.steps import MESSAGE_STEPS, Step
+from shared.errors import EngineError
 from shared.fabric import LoggedEntry, LogHead, WriteStatus
 from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo
-from shared.profile import StepShape
 from shared.types import Phase, WorkerRef
 from workers.core import WorkerCore
 from workers.engine import Engine, StepPlan
@@ -44,6 +43,7 @@ from workers.events import (
     WorkerCommand,
     WorkerEvent,
 )
+from workers.fake_engine import shape_of
 from workers.mover import Mover
 from workers.output import Append, OutputBook, OutputCommand
 
@@ -124,7 +124,8 @@ class WorkerShell(Process):
         if not isinstance(event, Tick):
             self.tell("hears", event)
         commands = self.core.handle(event, self.world.now)
-        self.world.oracle.worker_moved(self)
+        if commands or not isinstance(event, Tick):
+            self.world.oracle.worker_moved(self)
         for command in commands:
             self._carry_out(command)
         if self._jobs_wait and self.core.free_sequences > 0:
@@ -246,26 +247,26 @@ class WorkerShell(Process):
         else:
             self.after(THREAD_S, lambda: self.feed(event))
 
-    # -- the engine's thread: one step after the other
+    # -- the engine's thread: launched at once, computed one after the other
 
     def _launch(self, plan: StepPlan) -> None:
+        self.engine.launch(plan)
         self._plans.append(plan)
         if len(self._plans) == 1:
             self.run(self._step)
 
     def _step(self) -> None:
-        self.moment(Step.WORKER_BEFORE_STEP, self._compute)
-
-    def _compute(self) -> None:
-        plan = self._plans[0]
-        self.engine.launch(plan)
-        self.after(self.info.profile.step_seconds(shape_of(plan)), self._computed)
+        seconds = self.info.profile.step_seconds(shape_of(self._plans[0]))
+        self.moment(Step.WORKER_BEFORE_STEP, lambda: self.after(seconds, self._computed))
 
     def _computed(self) -> None:
-        result = self.engine.collect()
-        self._plans.popleft()
-        failed = self.world.plan.strike(Step.ENGINE_STEP) is Fault.FAILED
-        event = StepFailed(result.step, "planned") if failed else StepDone(result.step, result.token_ids, result.logprobs, result.seconds)
+        step = self._plans.popleft().step
+        event: StepDone | StepFailed
+        try:
+            result = self.engine.collect()
+            event = StepDone(result.step, result.token_ids, result.logprobs, result.seconds)
+        except EngineError as error:
+            event = StepFailed(step, str(error))
         if self._plans:
             self.run(self._step)
         self.moment(Step.WORKER_AFTER_STEP, lambda: self.feed(event))
@@ -334,16 +335,3 @@ def _job_event(job: Job, head: LogHead | None, entries: list[LogTokens | LogEnd]
     if isinstance(job, AssistOrder):
         return Ordered(job, head.spec)
     return Assigned(job, head.spec, tuple(token for entry in entries if isinstance(entry, LogTokens) for token in entry.token_ids))
-
-
-def shape_of(plan: StepPlan) -> StepShape:
-    """The work in a plan, for the device model: sequences of one token are decodes."""
-    starts, contexts = plan.starts.tolist(), plan.contexts.tolist()
-    counts = [stop - start for start, stop in pairwise(starts)]
-    pairs = list(zip(counts, contexts, strict=True))
-    return StepShape(
-        prefill_tokens=sum(count for count in counts if count > 1),
-        prefill_context=sum(count * context - count * (count - 1) // 2 for count, context in pairs if count > 1),
-        decodes=sum(count == 1 for count in counts),
-        decode_context=sum(context for count, context in pairs if count == 1),
-    )

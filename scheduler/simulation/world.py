@@ -6,6 +6,7 @@ Nothing here waits and nothing here is random but for the seed: the same schedul
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -24,6 +25,9 @@ from shared.clock import ManualClock
 from shared.messages import Drain
 from shared.types import GatewayId, WorkerId
 
+_LONG = re.compile(r"\((\d+(?:, \d+){3})(?:, \d+){12,}\)")
+"""A prompt in a line of the trace."""
+
 LIMIT_S = 240.0
 """Virtual seconds after which whatever has not ended is stuck."""
 LOOK_S = 0.5
@@ -37,7 +41,8 @@ class TraceLine:
     thing: object
 
     def __str__(self) -> str:
-        return f"{self.at:10.4f}  {self.who:<14} {self.what}{'' if self.thing is None else f' {self.thing!r}'}"
+        thing = "" if self.thing is None else " " + _LONG.sub(r"(\1, ...)", repr(self.thing))
+        return f"{self.at:10.4f}  {self.who:<15} {self.what}{thing}"
 
 
 class World:
@@ -78,10 +83,20 @@ class World:
         """Until every request has ended and every worker is idle, or the limit is reached. Oracle errors are raised."""
         self._populate()
         while self._heap and not self._done:
-            at, _, action = heapq.heappop(self._heap)
-            self.clock.now = max(self.clock.now, at)
-            action()
+            self._play_next()
         self.oracle.end()
+
+    def advance(self, seconds: float) -> None:
+        """Plays what is due within `seconds`, and no more: for tests of the parts."""
+        until = self.clock.now + seconds
+        while self._heap and self._heap[0][0] <= until:
+            self._play_next()
+        self.clock.now = until
+
+    def _play_next(self) -> None:
+        at, _, action = heapq.heappop(self._heap)
+        self.clock.now = max(self.clock.now, at)
+        action()
 
     def _populate(self) -> None:
         scenario = self.schedule.scenario
