@@ -1,0 +1,57 @@
+# Every habit of this project is one word. `make` alone says which.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help install demo test test-fault check fix bench clean
+
+help:
+	@echo "make install     the environment, in .venv"
+	@echo "make demo        everything on this machine: prompts, head starts, answers"
+	@echo "make test        the test suite"
+	@echo "make test-fault  the long fault run"
+	@echo "make check       formatting, lint, types, import contracts, file sizes; writes nothing"
+	@echo "make fix         what can be mended by itself"
+	@echo "make bench       the benchmarks; rows go to benchmarks/results/"
+	@echo "make clean       the environment and every cache"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	# torch first and by its exact version: one build for everybody, and none of CUDA's gigabytes where the index offers a CPU build
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(STAMP)
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/headstart demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-fault: $(STAMP)
+	$(BIN)/python -m pytest tests/fault --fault-schedules=10000
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/ratchet.py
+
+fix: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/kv_transfer.py
+	$(BIN)/python benchmarks/engine_step.py
+	$(BIN)/python benchmarks/scheduler_decision.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,116 @@
+"""Child processes of `headstart up`: started together, restarted with back-off, stopped in order, none left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from shared.processes import PARENT_VARIABLE
+
+BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+TAIL_LINES = 12
+
+
+@dataclass(slots=True)
+class Child:
+    """One process of the system and how to start it again."""
+
+    name: str
+    args: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+    restarts: int = 0
+    tail: list[str] = field(default_factory=list)
+    """The last lines it wrote to stderr, for when it dies early."""
+    _reader: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    async def start(self, *, echo: bool) -> None:
+        """A session of its own: Ctrl-C on the terminal reaches the parent alone, which then stops all in order."""
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cli",
+            *self.args,
+            env={**os.environ, **self.env, PARENT_VARIABLE: str(os.getpid())},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._reader = asyncio.create_task(self._read_stderr(self.process, echo))
+
+    async def _read_stderr(self, process: asyncio.subprocess.Process, echo: bool) -> None:
+        assert process.stderr is not None
+        async for raw in process.stderr:
+            line = raw.decode(errors="replace").rstrip()
+            self.tail = [*self.tail[1 - TAIL_LINES :], line]
+            if echo:
+                print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+
+    async def stop(self, timeout_s: float) -> None:
+        """SIGTERM, then SIGKILL when it does not leave in time."""
+        if self.process is None:
+            return
+        if self.running:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(self.process.wait(), timeout_s)
+            except TimeoutError:
+                self.process.kill()
+        await self.process.wait()
+        if self._reader:
+            await self._reader
+
+
+class Children:
+    """Keeps its children running until `stop`."""
+
+    def __init__(self, *, echo: bool) -> None:
+        self._echo = echo
+        self._children: list[Child] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(self._children)
+
+    async def add(self, child: Child) -> None:
+        self._children.append(child)
+        await child.start(echo=self._echo)
+
+    def keep_running(self) -> None:
+        """From now on whoever dies is started again, later each time."""
+        self._keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
+
+    async def _keep(self, child: Child) -> None:
+        while not self._stopping.is_set():
+            assert child.process is not None
+            code = await child.process.wait()
+            if self._stopping.is_set():
+                return
+            wait_s = BACK_OFF_S[min(child.restarts, len(BACK_OFF_S) - 1)]
+            child.restarts += 1
+            print(f"{child.name} ended with {code}; starting it again in {wait_s:g} s", file=sys.stderr, flush=True)
+            await asyncio.sleep(wait_s)
+            if not self._stopping.is_set():
+                await child.start(echo=self._echo)
+
+    def first_dead(self) -> Child | None:
+        return next((child for child in self._children if not child.running), None)
+
+    async def stop(self, timeout_s: float = 40.0) -> None:
+        """In the order in which work flows: who takes requests in leaves first, who places them last."""
+        self._stopping.set()
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for rank in ("gateway", "worker", "scheduler"):
+            await asyncio.gather(*(child.stop(timeout_s) for child in self._children if child.args[0] == rank))

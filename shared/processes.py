@@ -1,0 +1,40 @@
+"""Manners of a process: it dies with its parent, and it leaves when asked."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+PARENT_VARIABLE = "HEADSTART_PARENT_PID"
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Asks the kernel for SIGTERM when the parent named in the environment is gone, however it went (Linux only)."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(parent):
+        # It died before we asked.
+        sys.exit(1)
+
+
+def on_stop_signals(stop: Callable[[], None]) -> None:
+    """Calls `stop` on the first SIGTERM or SIGINT; a second one ends the process at once. Call it on the running loop."""
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def handle() -> None:
+        nonlocal asked
+        if asked:
+            os._exit(130)
+        asked = True
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle)
