@@ -148,6 +148,11 @@ class CoreState:
         """Nothing runs, nothing is held, nothing is under way: a drained worker may leave."""
         return not (self.owned or self.assists or self.intakes or self.sends or self.running)
 
+    @property
+    def drained(self) -> bool:
+        """Willing to take nothing, and nothing left: the next report is the last word."""
+        return self.state is WorkerState.DRAINING and self.idle
+
     # -- invariants
 
     def check(self) -> None:
