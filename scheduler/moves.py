@@ -38,8 +38,11 @@ class Moves:
 
     def wait(self, request: LiveRequest, now: float) -> None:
         """It has no owner: into the line, or to its end if that is wanted."""
-        if request.head_start is not None:
-            request.head_start.taken = False
+        held = request.head_start
+        if held is not None:
+            held.taken = False
+            if (giver := self._state.fleet.get(held.worker)) is not None:
+                self._state.fleet.refresh(giver)
         if request.ending is not None:
             self._fence(request, now)
         else:
