@@ -39,6 +39,8 @@ class _Output:
     text: SafeText
     waiting: list[LogTokens] = field(default_factory=list)
     end: LogEnd | None = None
+    sent: Append | None = None
+    """Taken and not answered: it may be in the log, so it is repeated exactly before anything follows it."""
 
 
 class OutputBook:
@@ -71,9 +73,11 @@ class OutputBook:
                     del self._outputs[command.request_id]
 
     def take(self) -> list[Append]:
-        """One append per request that has something to say. Ask again only after `answered` for each."""
-        ready = [(request, output) for request, output in self._outputs.items() if output.waiting or output.end]
-        return [(request, output.attempt, tuple(output.waiting), output.end) for request, output in ready]
+        """One append per request that has something to say; the same one again while its answer has not come."""
+        for request_id, output in self._outputs.items():
+            if output.sent is None and (output.waiting or output.end):
+                output.sent = (request_id, output.attempt, tuple(output.waiting), output.end)
+        return [output.sent for output in self._outputs.values() if output.sent is not None]
 
     def answered(self, append: Append, status: WriteStatus) -> bool:
         """What the log said to one append; True when the record is to be closed now."""
@@ -81,6 +85,7 @@ class OutputBook:
         output = self._current(request_id, attempt)
         if output is None:
             return False
+        output.sent = None
         if status is WriteStatus.DONE:
             del output.waiting[: len(tokens)]
             return end is not None
