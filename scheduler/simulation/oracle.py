@@ -79,6 +79,7 @@ class Oracle:
         refused = status is not WriteStatus.DONE
         fence = self._fences.get(request_id, 1)
         self._must(refused or attempt >= fence, f"{who.name} wrote to {request_id} under attempt {attempt}, below its fence {fence}")
+        self._must(status is not WriteStatus.GAP, f"{who.name} left a gap in {request_id}, of which it is the lawful owner: {append}")
 
     def shown(self, client: Client, entry_id: str, entry: LogEntry) -> None:
         """Nothing is shown that is not in the log, as it is in the log, and in its order."""
