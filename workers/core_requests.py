@@ -77,16 +77,16 @@ class CoreRequests(CoreMemory):
         self.free(owned)
         owned.ended = True
 
-    def end_early(self, owned: Owned, phase: Phase, error: str = "") -> None:
+    def end_early(self, owned: Owned, phase: Phase, error: str = "", code: str = "") -> None:
         self.end_choice(owned)
-        self.command(EndRequest(owned.spec.request_id, owned.attempt, phase, error))
+        self.command(EndRequest(owned.spec.request_id, owned.attempt, phase, error, code))
 
     def on_cancel(self, event: Cancel) -> None:
         """If an end is on its way to the log already, the log decides."""
         self.hear_scheduler()
         owned = self.owned.get(event.request_id)
         if owned and not owned.ended:
-            self.end_early(owned, Phase.FAILED if event.error else Phase.CANCELLED, event.error)
+            self.end_early(owned, Phase.FAILED if event.error else Phase.CANCELLED, event.error, event.code)
 
     def on_stop_found(self, event: StopFound) -> None:
         """The output stage ends the choice at that index; what was computed beyond does not exist."""
