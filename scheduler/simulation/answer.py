@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from shared.types import FinishReason, RequestSpec
+from shared.types import FinishReason, RequestSpec, SamplingParams
 from workers.detokenizer import TokenStream
 from workers.fake_engine import FakeModel, reference_tokens
 
@@ -42,10 +42,14 @@ class Answer:
     finish: FinishReason
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
+def _reference(prompt: tuple[int, ...], sampling: SamplingParams) -> tuple[int, ...]:
+    return reference_tokens(prompt, sampling, FAKE_MODEL)
+
+
 def expected_answer(spec: RequestSpec) -> Answer:
     """Written apart from the output stage on purpose: the whole text is known, so nothing has to be held back."""
-    token_ids = reference_tokens(spec.prompt, spec.sampling, FAKE_MODEL)
+    token_ids = _reference(spec.prompt, replace(spec.sampling, stop=()))
     finish = FinishReason.STOP if token_ids[-1] in FAKE_MODEL.eos_token_ids else FinishReason.LENGTH
     text = "".join(letter(token_id) for token_id in token_ids)
     ends = [at + len(stop) for stop in spec.sampling.stop if (at := text.find(stop)) >= 0]

@@ -40,7 +40,7 @@ class Parts:
         return FabricModel(clock, watch=watch)
 
     def scheduler(self, world: World, name: str) -> SchedulerShell:
-        return SchedulerShell(world, name, SchedulerCore(scheduler_settings()))
+        return SchedulerShell(world, name, SchedulerCore(scheduler_settings(world.schedule.scenario)))
 
     def worker_core(self, settings: WorkerSettings) -> WorkerCore:
         return WorkerCore(settings)
@@ -54,7 +54,7 @@ class Parts:
             fault=lambda plan: "planned" if world.plan.strike(Step.ENGINE_STEP) else None,
         )
         info = worker_info(ref, engine)
-        core = self.worker_core(worker_settings(info, engine, world.schedule.scenario.depth))
+        core = self.worker_core(worker_settings(info, engine, world.schedule.scenario))
         shell = self.worker_shell(world, info, core, engine)
         shell.connect(self.transport(shell))
         return shell
@@ -66,8 +66,8 @@ class Parts:
         return SimTransport(shell, shell.ref, shell.world.wires, shell.info.profile)
 
 
-def scheduler_settings() -> SchedulerSettings:
-    return SchedulerSettings(default_output_tokens=16)
+def scheduler_settings(scenario: Scenario) -> SchedulerSettings:
+    return SchedulerSettings(default_output_tokens=scenario.reserved_output)
 
 
 def _blocks(worker: WorkerId, scenario: Scenario) -> int:
@@ -91,7 +91,7 @@ def worker_info(ref: WorkerRef, engine: FakeEngine) -> WorkerInfo:
     )
 
 
-def worker_settings(info: WorkerInfo, engine: FakeEngine, depth: int) -> WorkerSettings:
+def worker_settings(info: WorkerInfo, engine: FakeEngine, scenario: Scenario) -> WorkerSettings:
     return WorkerSettings(
         ref=info.ref,
         fingerprint=info.fingerprint,
@@ -103,8 +103,8 @@ def worker_settings(info: WorkerInfo, engine: FakeEngine, depth: int) -> WorkerS
         eos_token_ids=engine.eos_token_ids,
         kv_bytes_per_token=engine.kv.bytes_per_token,
         profile=info.profile,
-        depth=depth,
-        expected_output_tokens=16,
+        depth=scenario.depth,
+        expected_output_tokens=scenario.reserved_output,
     )
 
 

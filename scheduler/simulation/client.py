@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scheduler.simulation.process import Process, Reader
@@ -170,16 +171,18 @@ class GatewayShell(Process):
     def submit(self, client: Client) -> None:
         self._clients[client.request_id] = client
         head = LogHead(client.spec, "{}", "")
-        create = lambda: self.world.fabric.create_log(head)  # noqa: E731
+        create = partial(self.world.fabric.create_log, head)
         self._try(client, Step.WRITE_CREATE_LOG, create, lambda _: self._submit(client))
 
     def _submit(self, client: Client) -> None:
         gateway = GatewayId("") if client.submission.background else self.gateway
         submission = client.submission = replace(client.submission, gateway=gateway)
         key = str(client.spec.sampling.seed) if client.habits.idempotent else ""
-        effect = lambda: self.world.fabric.submit(submission, idempotency_key=key, body_digest=key)  # noqa: E731
-        answered = lambda answer: self.moment(Step.GATEWAY_SUBMITTED, lambda: self._submitted(client, answer))  # noqa: E731
-        self._try(client, Step.WRITE_SUBMIT, effect, answered)
+        effect = partial(self.world.fabric.submit, submission, idempotency_key=key, body_digest=key)
+        self._try(client, Step.WRITE_SUBMIT, effect, lambda answer: self._answered(client, answer))
+
+    def _answered(self, client: Client, answer: SubmitAnswer) -> None:
+        self.moment(Step.GATEWAY_SUBMITTED, partial(self._submitted, client, answer))
 
     def _submitted(self, client: Client, answer: SubmitAnswer) -> None:
         del self._clients[client.request_id]
@@ -240,8 +243,8 @@ class GatewayShell(Process):
         self._set_listener(client.request_id, False)
 
     def _set_listener(self, request_id: RequestId, listening: bool) -> None:
-        effect = lambda: self.world.fabric.set_listener(request_id, self.gateway, listening)  # noqa: E731
-        retry = lambda: self.after(RETRY_S, lambda: self._set_listener(request_id, listening))  # noqa: E731
+        effect = partial(self.world.fabric.set_listener, request_id, self.gateway, listening)
+        retry = partial(self.after, RETRY_S, partial(self._set_listener, request_id, listening))
         self.write(Step.WRITE_SET_LISTENER, effect, failed=retry)
 
     def log_grew(self, request_id: RequestId) -> None:
@@ -249,5 +252,5 @@ class GatewayShell(Process):
             reader.wake()
 
     def cancel(self, request_id: RequestId) -> None:
-        effect = lambda: self.world.fabric.cancel(request_id)  # noqa: E731
-        self.write(Step.WRITE_CANCEL, effect, failed=lambda: self.after(RETRY_S, lambda: self.cancel(request_id)))
+        retry = partial(self.after, RETRY_S, partial(self.cancel, request_id))
+        self.write(Step.WRITE_CANCEL, partial(self.world.fabric.cancel, request_id), failed=retry)

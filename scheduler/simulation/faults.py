@@ -43,6 +43,8 @@ class Scenario:
     background_share: float = 0.15
     timeout_share: float = 0.05
     stop_share: float = 0.3
+    reserved_output: int = 16
+    """Output tokens that scheduler and workers reserve before they have learned: too few make a worker preempt."""
     drains: int = 0
     restarts: bool = True
     """Whether a killed worker comes back as a new incarnation."""
@@ -80,6 +82,8 @@ class FaultPlan:
 
 
 _EARLY = 3
+_OTHERS = (0, 0, 1, 1, 2, 3, 5)
+"""Faults beside the one that is aimed at."""
 _OFTEN = {
     Step.MESSAGE_REPORT: 60,
     Step.MESSAGE_GATEWAY_BEAT: 12,
@@ -150,13 +154,13 @@ def make_schedule(seed: int) -> Schedule:
     rng = Random(seed)
     step, fault = POINTS[seed % len(POINTS)]
     aimed = PlannedFault(step, _occurrence(step, rng), fault)
-    faults = [*_enablers(step, rng), aimed, *(_any_fault(rng) for _ in range(rng.choice((0, 0, 1, 2, 3))))]
+    faults = [*_enablers(step, rng), aimed, *(_any_fault(rng) for _ in range(rng.choice(_OTHERS)))]
     unique = {(planned.step, planned.occurrence): planned for planned in reversed(faults)}
     return Schedule(seed, _scenario(step, rng), tuple(sorted(unique.values(), key=str)))
 
 
 def _occurrence(step: Step, rng: Random) -> int:
-    return rng.randint(1, _OFTEN.get(step, 2 if rng.random() < 0.7 else _EARLY))
+    return rng.randint(1, _OFTEN.get(step, 1 if rng.random() < 0.6 else _EARLY))
 
 
 def _any_fault(rng: Random) -> PlannedFault:
@@ -171,22 +175,24 @@ def _enablers(step: Step, rng: Random) -> tuple[PlannedFault, ...]:
     if step is Step.MESSAGE_REVOKE:
         return (PlannedFault(Step.WORKER_AFTER_STEP, rng.randint(4, 30), Fault.STALLED),)
     if step is Step.MESSAGE_PULL_REFUSED:
-        return tuple(PlannedFault(Step.MESSAGE_PULL, n, rng.choice((Fault.DUPLICATED, Fault.LATE))) for n in (1, 2, 3))
+        return tuple(PlannedFault(Step.MESSAGE_PULL, number, Fault.LATE) for number in range(1, 7))
     if step is Step.MESSAGE_ABANDON_TRANSFER:
-        return tuple(PlannedFault(Step.TRANSFER, n, Fault.LOST) for n in (1, 2, 3))
+        return tuple(PlannedFault(Step.TRANSFER, number, Fault.LATE_WRITE) for number in range(1, 7))
     return ()
 
 
 def _scenario(step: Step, rng: Random) -> Scenario:
     tight = step is Step.WORKER_PREEMPTING or rng.random() < 0.15
+    pulls = step in _TRANSFER_STEPS
     return Scenario(
-        requests=rng.randint(5, 7),
-        arrivals_per_s=rng.choice((4.0, 12.0, 40.0)) if step not in _TRANSFER_STEPS else 40.0,
-        high_ends=1 if rng.random() < 0.8 else 2,
-        high_blocks=rng.randint(28, 40) if tight else 96,
+        requests=8 if pulls else rng.randint(5, 7),
+        arrivals_per_s=40.0 if pulls or tight else rng.choice((4.0, 12.0, 40.0)),
+        high_ends=2 if rng.random() < 0.2 and not pulls else 1,
+        high_blocks=rng.randint(28, 36) if tight else 96,
         low_blocks=rng.choice((32, 64)),
         depth=rng.choice((1, 2)),
-        cancel_share=0.5 if step in _CANCEL_STEPS else 0.1,
+        reserved_output=2 if tight else 16,
+        cancel_share=0.9 if step is Step.MESSAGE_ABANDON_TRANSFER else 0.5 if step in _CANCEL_STEPS else 0.1,
         leave_share=0.5 if step in _LISTENER_STEPS else 0.15,
         drains=1 if step in _DRAIN_STEPS or rng.random() < 0.05 else 0,
         restarts=rng.random() < 0.8,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from scheduler.simulation.process import Process
 from scheduler.simulation.steps import Fault, Step
@@ -102,11 +102,9 @@ class SimTransport:
         half = self._profile.link_s / 2 + len(payload) / self._profile.link_bytes_per_s / 2
         if fault is Fault.LATE_WRITE:
             half += self._process.world.rng.uniform(1.0, 4.0)
-        self._process.after(half, lambda: self._process.moment(Step.WORKER_SENDING, self._later(half, lambda: self._sent(send, fault))))
+        arrives = partial(self._process.after, half, partial(self._sent, send, fault))
+        self._process.after(half, partial(self._process.moment, Step.WORKER_SENDING, arrives))
         self._process.after(deadline_s, lambda: self._end(send, "deadline"))
-
-    def _later(self, seconds: float, action: Callable[[], None]) -> Callable[[], None]:
-        return lambda: self._process.after(seconds, action)
 
     def _sent(self, send: _Send, fault: Fault | None) -> None:
         """The bytes leave the wire; a requester that is dead never takes them, and then only its end or the deadline ends the send."""
@@ -115,7 +113,7 @@ class SimTransport:
             return
         for data in self._as_received(bytes(send.payload), fault):
             self._process.tell(f"moves {len(data)} bytes to {send.requester}", send.header.transfer)
-            self._process.world.after(0.0, lambda data=data: peer.run_land(send.header, data))
+            self._process.world.after(0.0, partial(peer.run_land, send.header, data))
         self._end(send, "")
 
     def run_land(self, header: TransferHeader, data: bytes) -> None:

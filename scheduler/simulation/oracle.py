@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from scheduler.simulation.answer import Answer, expected_answer
 from shared.fabric import FenceAnswer, Record, WriteStatus
-from shared.messages import LogEnd, LogEntry, LogTokens
+from shared.messages import LogEnd, LogEntry, LogTokens, Report
 from shared.request import TERMINAL
 from shared.types import Phase, RequestId
 from workers.output import Append
@@ -30,6 +30,10 @@ REST_S = 30.0
 """After the last end every worker is at rest within this, and not because its head starts expired."""
 
 
+EXPIRY_S = 75.0
+"""... and this is when they would have expired."""
+
+
 class Violation(AssertionError):
     """The system did what it must never do, or did not do what it must."""
 
@@ -41,6 +45,7 @@ class Oracle:
         self._world = world
         self._answers: dict[RequestId, Answer] = {}
         self._owners: dict[tuple[RequestId, int], str] = {}
+        self._progress: dict[tuple[str, RequestId, int], tuple[int, int]] = {}
         self._fences: dict[RequestId, int] = {}
         self.crashes = 0
         """Lives that ended, or seemed to: how many attempts can have ended in a crash."""
@@ -63,6 +68,20 @@ class Oracle:
 
     def worker_left(self, shell: WorkerShell) -> None:
         self._must(_idle(shell), f"{shell.name} left in good order and still held something: {shell.core!r}")
+
+    def reported(self, shell: WorkerShell, report: Report) -> None:
+        """Progress is one number: it never passes what is known, and only preemption takes it back."""
+        for own in report.owned:
+            self._must(0 <= own.num_computed <= own.num_tokens, f"{shell.name} has computed more than there is: {own}")
+            key = (shell.name, own.request_id, own.attempt)
+            before = self._progress.get(key, (0, 0))
+            self._must(own.num_tokens >= before[0], f"{shell.name} forgot tokens: {before[0]} before {own}")
+            self._must(own.num_computed >= before[1], f"{shell.name} fell back from {before[1]} to {own}, and was not preempted")
+            self._progress[key] = (own.num_tokens, own.num_computed)
+
+    def preempted(self, shell: WorkerShell, request_id: RequestId) -> None:
+        for key in [key for key in self._progress if key[:2] == (shell.name, request_id)]:
+            self._progress[key] = (self._progress[key][0], 0)
 
     def opened(self, shell: WorkerShell, request_id: RequestId, attempt: int) -> None:
         """An attempt belongs to one incarnation: two that write under it would both be believed."""
@@ -96,11 +115,15 @@ class Oracle:
         if not self._all_ended():
             self._quiet_since = None
             return False
-        if all(_idle(shell) for shell in self._world.workers if shell.alive):
-            return True
+        restless = [shell for shell in self._world.workers if shell.alive and not _idle(shell)]
         if self._quiet_since is None or any(shell.is_stalled for shell in self._world.processes()):
             self._quiet_since = self._world.now
-        return self._world.now - self._quiet_since >= REST_S
+        limit = EXPIRY_S if all(map(self._is_replaced, restless)) else REST_S
+        return not restless or self._world.now - self._quiet_since >= limit
+
+    def _is_replaced(self, shell: WorkerShell) -> bool:
+        """A newer incarnation of it lives: nobody speaks to it any more, so its head starts end by their own expiry."""
+        return any(other.ref.worker == shell.ref.worker for other in self._world.workers[self._world.workers.index(shell) + 1 :])
 
     def _all_ended(self) -> bool:
         clients, records = self._world.clients, self._world.fabric.records()

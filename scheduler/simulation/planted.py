@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scheduler.core import SchedulerCore
@@ -10,6 +12,7 @@ from scheduler.simulation.answer import Letters, letter
 from scheduler.simulation.build import Parts, scheduler_settings
 from scheduler.simulation.kv_link import SimTransport
 from scheduler.simulation.scheduler_shell import SchedulerShell
+from scheduler.simulation.scheduler_writes import Write
 from scheduler.simulation.steps import Step
 from scheduler.simulation.worker_shell import WorkerShell
 from shared.clock import Clock
@@ -68,17 +71,18 @@ class _SplitScheduler(SchedulerShell):
             return
         epoch, worker, job = self.epoch, command.worker, command.job
 
-        def second_half(status: WriteStatus) -> None:
-            if status is not WriteStatus.DONE:
-                self._send(Step.WRITE_PLACE_ASSIGN, lambda: status, lambda answer: Placed(worker, job, answer))
-                return
-            mark = lambda: fabric.place(epoch, worker, job)  # noqa: E731
-            self._send(Step.WRITE_PLACE_ASSIGN, mark, lambda answer: Placed(worker, job, answer))
+        mark = Write(Step.WRITE_PLACE_ASSIGN, partial(fabric.place, epoch, worker, job), partial(Placed, worker, job))
+        refused = Write(Step.WRITE_PLACE_ASSIGN, lambda: WriteStatus.SUPERSEDED, partial(Placed, worker, job))
 
-        between = self._reigning(second_half)
-        add = lambda: fabric.place_job(epoch, worker, job)  # noqa: E731
-        met = lambda status: self.moment(Step.SCHEDULER_PLACED, lambda: between(status))  # noqa: E731
-        self.write(Step.WRITE_PLACE_ASSIGN, add, met, self._in_reign(self._not_done))
+        def added(status: WriteStatus) -> None:
+            self._send(mark if status is WriteStatus.DONE else refused)
+
+        between = self._reigning(added)
+        add = partial(fabric.place_job, epoch, worker, job)
+        self.write(Step.WRITE_PLACE_ASSIGN, add, lambda status: self._between(between, status), self._in_reign(self._not_done))
+
+    def _between(self, then: Callable[[WriteStatus], None], status: WriteStatus) -> None:
+        self.moment(Step.SCHEDULER_PLACED, partial(then, status))
 
 
 class SplitHandOver(Parts):
@@ -86,7 +90,7 @@ class SplitHandOver(Parts):
         return _SplitFabric(clock, watch=watch)
 
     def scheduler(self, world: World, name: str) -> SchedulerShell:
-        return _SplitScheduler(world, name, SchedulerCore(scheduler_settings()))
+        return _SplitScheduler(world, name, SchedulerCore(scheduler_settings(world.schedule.scenario)))
 
 
 # --- a release behind a job: it is read only when there is room for a job ----------------------------------------

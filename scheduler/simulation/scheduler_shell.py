@@ -4,42 +4,32 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduler.core import SchedulerCore
 from scheduler.events import (
-    BeginMove,
-    Close,
-    Command,
     Deposed,
     Elected,
-    EndWritten,
-    FenceRaised,
     Forget,
     Joined,
     Known,
     Left,
-    MoveBegun,
     Place,
-    Placed,
-    PublishLoad,
-    RaiseFence,
     Reconnected,
     RecordClosed,
-    Requeue,
-    Requeued,
     Reread,
     SchedulerCommand,
     SchedulerEvent,
     TellStory,
     Tick,
-    WriteEnd,
 )
 from scheduler.simulation.process import LATENCY_S, Process, Reader
+from scheduler.simulation.scheduler_writes import Write, write_of
 from scheduler.simulation.steps import MESSAGE_STEPS, Step
-from shared.fabric import FenceAnswer, Record, WriteStatus
-from shared.messages import AssistOrder, LogEnd, PoolEvent, Report, Submission, WorkerInfo, WorkerState
-from shared.types import MoveCause, RequestId, WorkerRef
+from shared.fabric import Record, WriteStatus
+from shared.messages import PoolEvent, Report, Submission, WorkerInfo, WorkerState
+from shared.types import RequestId, WorkerRef
 
 if TYPE_CHECKING:
     from scheduler.simulation.world import World
@@ -50,7 +40,6 @@ LEASE_S = 3.0
 RENEW_S = 0.5
 TICK_S = 0.1
 RETRY_S = 0.2
-MAX_WAITING = 10_000
 
 
 class SchedulerShell(Process):
@@ -74,8 +63,8 @@ class SchedulerShell(Process):
     # -- the lease
 
     def _stand_by(self) -> None:
-        lead = lambda: self.world.fabric.lead(self.name, LEASE_S)  # noqa: E731
-        again = lambda: self.after(RENEW_S, self._stand_by)  # noqa: E731
+        again = partial(self.after, RENEW_S, self._stand_by)
+        lead = partial(self.world.fabric.lead, self.name, LEASE_S)
         self.write(Step.WRITE_LEAD, lead, lambda epoch: self._begin(epoch) if epoch else again(), again)
 
     def _begin(self, epoch: int) -> None:
@@ -140,8 +129,8 @@ class SchedulerShell(Process):
             self.feed(Reconnected())
             self._later(RETRY_S, self._renew)
 
-        lead = lambda: self.world.fabric.lead(self.name, LEASE_S)  # noqa: E731
-        write = lambda: self.write(Step.WRITE_LEAD, lead, self._reigning(answered), self._in_reign(failed))  # noqa: E731
+        lead = partial(self.world.fabric.lead, self.name, LEASE_S)
+        write = partial(self.write, Step.WRITE_LEAD, lead, self._reigning(answered), self._in_reign(failed))
         self.moment(Step.SCHEDULER_RENEWING, self._in_reign(write))
 
     def _reigning(self, answered: Callable[[T], None]) -> Callable[[T], None]:
@@ -199,8 +188,8 @@ class SchedulerShell(Process):
             elif told_if_missing:
                 self.feed(RecordClosed(request_id, WriteStatus.MISSING))
 
-        again = lambda: self._later(RETRY_S, lambda: self._learn(request_id, told_if_missing=told_if_missing))  # noqa: E731
-        self.ask(lambda: self.world.fabric.record(request_id), self._reigning(known), self._in_reign(again))
+        again = partial(self._later, RETRY_S, partial(self._learn, request_id, told_if_missing=told_if_missing))
+        self.ask(partial(self.world.fabric.record, request_id), self._reigning(known), self._in_reign(again))
 
     def _read_members(self, then: Callable[[], None]) -> None:
         def met(infos: tuple[WorkerInfo, ...]) -> None:
@@ -235,7 +224,7 @@ class SchedulerShell(Process):
             self._busy = True
             self.tell("commands", command)
             if isinstance(command, Place):
-                self.moment(Step.SCHEDULER_BEFORE_PLACE, self._in_reign(lambda command=command: self._carry_out(command)))
+                self.moment(Step.SCHEDULER_BEFORE_PLACE, self._in_reign(partial(self._carry_out, command)))
             else:
                 self._carry_out(command)
 
@@ -246,55 +235,26 @@ class SchedulerShell(Process):
     def _not_done(self) -> None:
         self._later(RETRY_S, self._done)
 
-    def _send(self, step: Step, effect: Callable[[], T], event: Callable[[T], SchedulerEvent] | None, moment: Step | None = None) -> None:
-        def answered(answer: T) -> None:
-            if event is not None:
-                self.feed(event(answer))
+    def _carry_out(self, command: SchedulerCommand) -> None:
+        if isinstance(command, Reread):
+            self._learn(command.request_id, told_if_missing=True)
+            self._done()
+            return
+        if isinstance(command, Forget):
+            self._members.discard(command.ref)
+        self._send(write_of(command, self.world, self.epoch))
+
+    def _send(self, write: Write) -> None:
+        def answered(answer: Any) -> None:
+            if write.event is not None:
+                self.feed(write.event(answer))
             self._done()
 
-        heard = self._reigning(answered)
-        met = heard if moment is None else lambda answer: self.moment(moment, lambda: heard(answer))
-        self.write(step, effect, met, self._in_reign(self._not_done))
+        def met(answer: Any) -> None:
+            heard = partial(self._reigning(answered), answer)
+            if write.moment is None:
+                heard()
+            else:
+                self.moment(write.moment, heard)
 
-    def _carry_out(self, command: SchedulerCommand) -> None:
-        fabric, epoch = self.world.fabric, self.epoch
-        match command:
-            case Place(worker, job):
-                step = Step.WRITE_PLACE_ASSIST if isinstance(job, AssistOrder) else Step.WRITE_PLACE_ASSIGN
-                effect = lambda: fabric.place(epoch, worker, job)  # noqa: E731
-                self._send(step, effect, lambda status: Placed(worker, job, status), Step.SCHEDULER_PLACED)
-            case Command(worker, message):
-                self._send(Step.WRITE_COMMAND, lambda: fabric.command(epoch, worker, message), None)
-            case BeginMove(request_id, attempt):
-                effect = lambda: fabric.begin_move(epoch, request_id, attempt)  # noqa: E731
-                self._send(Step.WRITE_BEGIN_MOVE, effect, lambda status: MoveBegun(request_id, attempt, status), Step.SCHEDULER_MOVE_BEGUN)
-            case RaiseFence(request_id, attempt):
-                effect = lambda: self._raise_fence(request_id, attempt)  # noqa: E731
-                self._send(
-                    Step.WRITE_RAISE_FENCE, effect, lambda answer: FenceRaised(request_id, attempt, answer), Step.SCHEDULER_FENCE_RAISED
-                )
-            case Requeue(request_id, attempt, num_tokens, cause):
-                effect = lambda: fabric.requeue(epoch, request_id, attempt, num_tokens, crashed=cause is MoveCause.CRASH)  # noqa: E731
-                answer = lambda status: Requeued(request_id, attempt, num_tokens, status)  # noqa: E731
-                self._send(Step.WRITE_REQUEUE, effect, answer, Step.SCHEDULER_REQUEUED)
-            case WriteEnd(request_id, attempt, phase, error, code):
-                end = LogEnd(phase, error, code, self.world.server.clock.wall_ms())
-                effect = lambda: fabric.append(request_id, attempt, (), end)  # noqa: E731
-                self._send(Step.WRITE_END, effect, lambda status: EndWritten(request_id, attempt, status), Step.SCHEDULER_END_WRITTEN)
-            case Close(request_id, attempt, phase):
-                effect = lambda: fabric.close(request_id, attempt, phase)  # noqa: E731
-                self._send(Step.WRITE_CLOSE, effect, lambda status: RecordClosed(request_id, status))
-            case Reread(request_id):
-                self._learn(request_id, told_if_missing=True)
-                self._done()
-            case PublishLoad(waiting, predicted_wait_s):
-                effect = lambda: fabric.publish_load(epoch, waiting, MAX_WAITING, predicted_wait_s)  # noqa: E731
-                self._send(Step.WRITE_PUBLISH_LOAD, effect, None)
-            case Forget(ref):
-                self._members.discard(ref)
-                self._send(Step.WRITE_LEAVE, lambda: fabric.leave(ref), None)
-
-    def _raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer:
-        answer = self.world.fabric.raise_fence(request_id, attempt)
-        self.world.oracle.fence_raised(request_id, answer, attempt)
-        return answer
+        self.write(write.step, write.effect, met, self._in_reign(self._not_done))

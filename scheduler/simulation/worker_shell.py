@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, ParamSpec
 
 from scheduler.simulation.kv_link import SimTransport
@@ -101,7 +102,7 @@ class WorkerShell(Process):
         self._mover.start()
 
     def start(self) -> None:
-        join = lambda: self.world.fabric.join(self.info, MEMBER_TTL_S)  # noqa: E731
+        join = partial(self.world.fabric.join, self.info, MEMBER_TTL_S)
         self.write(Step.WRITE_JOIN, join, lambda _: self._joined(), lambda: self.after(RETRY_S, self.start))
 
     def _joined(self) -> None:
@@ -175,12 +176,11 @@ class WorkerShell(Process):
         self.run(self._load_next)
 
     def _stay_member(self) -> None:
-        fabric = self.world.fabric
-        self.write(
-            Step.WRITE_JOIN,
-            lambda: (fabric.join(self.info, MEMBER_TTL_S), fabric.members())[1],
-            lambda infos: self._notice_lost_peers({info.ref for info in infos}),
-        )
+        self.write(Step.WRITE_JOIN, self._join, lambda infos: self._notice_lost_peers({info.ref for info in infos}))
+
+    def _join(self) -> tuple[WorkerInfo, ...]:
+        self.world.fabric.join(self.info, MEMBER_TTL_S)
+        return self.world.fabric.members()
 
     def _notice_lost_peers(self, members: set[WorkerRef]) -> None:
         absent = self._known_peers - members
@@ -215,13 +215,15 @@ class WorkerShell(Process):
                 self._report(report)
             case TellStory(request_id, what, data):
                 self.tell(f"says of {request_id}: {what}", data)
-                if what.startswith("preempt"):
+                if what == "preempted":
+                    self.world.oracle.preempted(self, request_id)
                     self.moment(Step.WORKER_PREEMPTING, lambda: None)
 
     def _tell_worker(self, worker: WorkerRef, message: Control) -> None:
         self.write(Step.WRITE_TELL_WORKER, lambda: self.world.fabric.tell_worker(worker, message))
 
     def _report(self, report: Report) -> None:
+        self.world.oracle.reported(self, report)
         offers = any(state.offered for state in report.assists)
         self.write(Step.WRITE_TELL_SCHEDULER, lambda: self.world.fabric.tell_scheduler(report))
         if offers:
@@ -319,13 +321,13 @@ class WorkerShell(Process):
             self._book.closed(request_id, attempt)
             self._close_next(ended[1:])
 
-        close = lambda: self.world.fabric.close(request_id, attempt, phase)  # noqa: E731
-        retry = lambda: self.after(RETRY_S, self._write_all)  # noqa: E731
-        self.moment(Step.WORKER_LAST_TOKEN, lambda: self.write(Step.WRITE_CLOSE, close, closed, retry))
+        close = partial(self.world.fabric.close, request_id, attempt, phase)
+        retry = partial(self.after, RETRY_S, self._write_all)
+        self.moment(Step.WORKER_LAST_TOKEN, partial(self.write, Step.WRITE_CLOSE, close, closed, retry))
 
     def _tell_core(self) -> None:
         for event in self._book.events():
-            self.after(THREAD_S, lambda event=event: self.feed(event))
+            self.after(THREAD_S, partial(self.feed, event))
 
 
 def _job_event(job: Job, head: LogHead | None, entries: list[LogTokens | LogEnd]) -> WorkerEvent:

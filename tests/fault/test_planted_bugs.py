@@ -8,7 +8,7 @@ from scheduler.simulation.build import Parts
 from scheduler.simulation.planted import NoFence, NoStaging, ReleaseBehindJob, ShownBeforeLogged, SplitHandOver
 from scheduler.simulation.run import run_seeds
 
-SEEDS = range(0, 400)
+SEEDS = range(400)
 
 
 @pytest.mark.timeout(300)
