@@ -7,10 +7,10 @@ there), and the placement is answered. Waiting requests are refilled, so the lin
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
 
 from scheduler.core import SchedulerCore
-from scheduler.events import Elected, Joined, Known, Place, Placed, SchedulerCommand
+from scheduler.events import Elected, Joined, Known, Place, Placed, SchedulerCommand, SchedulerEvent
 from scheduler.settings import SchedulerSettings
 from shared.fabric import Record, WriteStatus
 from shared.messages import Assign, Credit, OwnedState, Report, Submission, WorkerInfo, WorkerState
@@ -35,54 +35,62 @@ def request(number: int) -> Known:
 
 
 class Bench:
+    """Every high-end owns `OWNED` requests; each round one of them ends and the next is taken."""
+
     def __init__(self, workers: int, waiting: int) -> None:
         self.core = SchedulerCore(SchedulerSettings(max_waiting=waiting * 2))
         self.core.handle(Elected(1), 0.0)
         self.now, self.submitted, self.counter = 0.0, 0, 0
-        self.owned: dict[WorkerRef, tuple[OwnedState, ...]] = {}
-        self.infos = [worker(number) for number in range(workers)]
-        for info in self.infos:
+        self.owned: dict[WorkerRef, deque[Assign]] = {}
+        self.high_ends: list[WorkerRef] = []
+        for info in [worker(number) for number in range(workers)]:
             self.core.handle(Joined(info), self.now)
-            others = (OwnedState(RequestId(f"{info.ref}-{n}"), 1, 1000, 999) for n in range(OWNED))
-            self.owned[info.ref] = tuple(others)
+            if info.profile is FAST:
+                self.high_ends.append(info.ref)
+                self.owned[info.ref] = deque()
         for _ in range(waiting):
             self.submit()
+        for ref in self.high_ends * OWNED:
+            self.round(ref)
 
-    def submit(self) -> list[SchedulerCommand]:
+    def submit(self) -> None:
         self.submitted += 1
-        return self.core.handle(request(self.submitted), self.now)
-
-    def rounds(self, count: int) -> Iterator[tuple[float, int]]:
-        """(seconds, decisions) of `count` rounds over the high-ends in turn."""
-        high_ends = [info for info in self.infos if info.profile is FAST]
-        for number in range(count):
-            yield self.round(high_ends[number % len(high_ends)].ref)
+        self.core.handle(request(self.submitted), self.now)
 
     def round(self, ref: WorkerRef) -> tuple[float, int]:
+        """(seconds, decisions) of one report and the answers to what it caused."""
+        report = self.report(ref)
+        spent, commands = self.timed(report)
+        placed = [command for command in commands if isinstance(command, Place)]
+        for command in placed:
+            spent += self.timed(Placed(command.worker, command.job, WriteStatus.DONE))[0]
+            if isinstance(command.job, Assign):
+                self.owned[ref].append(command.job)
+                self.submit()
+        return spent, sum(isinstance(command.job, Assign) for command in placed)
+
+    def timed(self, event: SchedulerEvent) -> tuple[float, list[SchedulerCommand]]:
+        started = time.thread_time()
+        commands = self.core.handle(event, self.now)
+        return time.thread_time() - started, commands
+
+    def report(self, ref: WorkerRef) -> Report:
         self.counter += 1
         self.now += 1e-4
-        seen, ended = JobSeq(1, 1 << 40), tuple(RequestId(f"r{n}") for n in ())
-        report = Report(ref, self.counter, WorkerState.READY, seen, Credit(64, 20_000, 100), self.owned[ref], (), ended)
-        started = time.perf_counter()
-        commands = self.core.handle(report, self.now)
-        spent = time.perf_counter() - started
-        placed = [c for c in commands if isinstance(c, Place) and isinstance(c.job, Assign)]
-        for command in placed:
-            answer = Placed(command.worker, command.job, WriteStatus.DONE)
-            started = time.perf_counter()
-            self.core.handle(answer, self.now)
-            spent += time.perf_counter() - started
-            self.submit()
-        return spent, len(placed)
+        owned = self.owned[ref]
+        closed = (owned.popleft().request_id,) if len(owned) == OWNED else ()
+        seen = owned[-1].seq if owned else JobSeq(0, 0)
+        states = tuple(OwnedState(job.request_id, job.attempt, job.num_tokens + 1, job.num_tokens) for job in owned)
+        return Report(ref, self.counter, WorkerState.READY, seen, Credit(64, 20_000, 100), states, (), closed)
 
 
 def main() -> None:
     print(f"{'workers':>8} {'waiting':>8} {'decisions':>10} {'us/decision':>12}   (reports list {OWNED} requests)")
     for workers, waiting in SIZES:
         bench = Bench(workers, waiting)
-        spent = [one for one in bench.rounds(2_000) if one[1]]
-        decisions = sum(count for _, count in spent)
-        print(f"{workers:>8} {waiting:>8} {decisions:>10} {sum(s for s, _ in spent) / max(1, decisions) * 1e6:>12.1f}")
+        rounds = [bench.round(bench.high_ends[number % len(bench.high_ends)]) for number in range(2_000)]
+        decisions = sum(count for _, count in rounds)
+        print(f"{workers:>8} {waiting:>8} {decisions:>10} {sum(seconds for seconds, _ in rounds) / max(1, decisions) * 1e6:>12.1f}")
 
 
 if __name__ == "__main__":

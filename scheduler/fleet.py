@@ -182,9 +182,12 @@ class Fleet:
             self._views[worker.ref] = view
             self._list(view)
 
-    def refresh_all(self) -> None:
-        for worker in self._workers.values():
-            self.refresh(worker)
+    def take_roles(self, roles: Roles) -> None:
+        """Who changes its role changes its place in the queues."""
+        before, self.roles = self.roles, roles
+        for ref in (before.owners ^ roles.owners) | (before.assistants ^ roles.assistants):
+            if (worker := self._workers.get(ref)) is not None:
+                self.refresh(worker)
         self.largest = max((view.capacity_tokens for view in self._views.values()), default=0)
 
     def _list(self, view: WorkerView) -> None:

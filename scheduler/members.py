@@ -33,7 +33,7 @@ class Members:
         for ref in [ref for ref in fleet.silent if ref.worker == info.ref.worker and ref != info.ref]:
             del fleet.silent[ref]
             fleet.gone.add(ref)
-        fleet.join(info)
+        fleet.refresh(fleet.join(info))
         self._state.liveness.expect(info.ref, now)
         self.reclassify()
 
@@ -65,12 +65,11 @@ class Members:
         return self._state.fleet.get(ref)
 
     def reclassify(self) -> None:
-        state = self._state
-        state.fleet.refresh_all()
-        state.fleet.roles = self._policy.classify(ClusterView(state.fleet.views, state.backlog, state.fleet.roles))
-        state.fleet.refresh_all()
-        state.backlog.unshelve(state.fleet.largest)
-        state.roles_stale = False
+        """Only whose role changed changes place, so that a thousand joins cost a thousand times a thousand glances, no more."""
+        fleet = self._state.fleet
+        fleet.take_roles(self._policy.classify(ClusterView(fleet.views, self._state.backlog, fleet.roles)))
+        self._state.backlog.unshelve(fleet.largest)
+        self._state.roles_stale = False
 
     def _declare_dead(self, worker: Worker, now: float) -> None:
         self._lose(worker, MoveCause.CRASH, now)

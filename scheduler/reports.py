@@ -34,10 +34,9 @@ class Reports:
         self._forget_told(worker, now)
         for request_id in report.closed:
             self._closed(request_id, now)
-        self._owned(worker, report, now)
         for returned in report.returned:
             self._returned(worker, returned, now)
-        self._audit(worker, report, now)
+        self._owned(worker, report, now)
         self._head_starts(worker, report, now)
         self._state.fleet.refresh(worker)
         if worker.state is not state_before:
@@ -66,22 +65,23 @@ class Reports:
         self._moves.drop(request, now)
 
     def _owned(self, worker: Worker, report: Report, now: float) -> None:
-        strangers: dict[RequestId, float] = {}
+        """The loop over all that a busy worker owns: the only hot one."""
+        running, strangers, listed = worker.running, {}, 0
         for own in report.owned:
-            request = self._state.requests.get(own.request_id)
-            if request is None:
+            request = running.get(own.request_id)
+            if request is not None and request.attempt == own.attempt:
+                listed += 1
+                request.num_tokens, request.computed, request.missing_since = own.num_tokens, own.num_computed, None
+                if request.ending is not None:
+                    self._moves.ask_owner_to_end(request, now)
+            elif (known := self._state.requests.get(own.request_id)) is not None:
+                self._revoke_if_old(worker, known, own.attempt, now)
+            else:
                 strangers[own.request_id] = worker.strangers.get(own.request_id, now)
                 self._stranger(worker, own, strangers[own.request_id], now)
-            elif worker.running.get(own.request_id) is request and own.attempt == request.attempt:
-                self._progress(request, own, now)
-            else:
-                self._revoke_if_old(worker, request, own.attempt, now)
         worker.strangers = strangers
-
-    def _progress(self, request: LiveRequest, own: OwnedState, now: float) -> None:
-        request.num_tokens, request.computed, request.missing_since = own.num_tokens, own.num_computed, None
-        if request.ending is not None:
-            self._moves.ask_owner_to_end(request, now)
+        if listed < len(running):
+            self._audit(worker, report, now)
 
     def _stranger(self, worker: Worker, own: OwnedState, since: float, now: float) -> None:
         """Unknown for a whole period: it has ended, and its owner does not know yet."""
@@ -106,7 +106,7 @@ class Reports:
     def _audit(self, worker: Worker, report: Report, now: float) -> None:
         """Requests that should run there and are not listed: their job was lost, or is not read yet."""
         listed = {own.request_id: own.attempt for own in report.owned}
-        for request in [r for r in worker.running.values() if listed.get(r.request_id) != r.attempt]:
+        for request in [r for request_id, r in worker.running.items() if listed.get(request_id) != r.attempt]:
             if now >= self._state.judge_from and self._lost(request, report, now):
                 self._moves.move(request, MoveCause.LOST_JOB, now)
 

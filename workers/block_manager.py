@@ -239,8 +239,6 @@ def _expect(what: str, booked: list[int], known: Iterable[BlockId]) -> None:
     counted = [0] * len(booked)
     for number in known:
         counted[number] += 1
-    if counted == booked:
-        return
-    wrong = {number: (have, want) for number, (have, want) in enumerate(zip(booked, counted, strict=True)) if have != want}
-    if wrong:
+    if booked != counted:
+        wrong = {number: pair for number, pair in enumerate(zip(booked, counted, strict=True)) if pair[0] != pair[1]}
         raise AssertionError(f"block {what} (booked, known) differ: {wrong}")

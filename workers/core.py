@@ -48,10 +48,8 @@ class WorkerCore(CoreSteps):
 
     def _dispatch(self, event: WorkerEvent) -> None:
         match event:
-            case StepDone():
-                self.on_step_done(event)
-            case StepFailed():
-                self.on_step_failed(event)
+            case StepDone() | StepFailed():
+                self.on_step_result(event)
             case Assigned():
                 self.on_assigned(event)
             case Ordered():

@@ -93,8 +93,9 @@ class CoreMemory(CorePulls):
         sequence = owned.sequence
         if sequence.blocks or sequence is self._oldest():
             return sequence not in self._preempted
-        room = self.blocks.free_blocks + self.reclaimable_blocks() - self._promised() - self.settings.watermark_blocks
-        return sequence not in self._preempted and room >= self.blocks.blocks_for(sequence.num_tokens)
+        needed = self.blocks.blocks_for(sequence.num_tokens)
+        room = self.blocks.free_blocks + self.reclaimable_blocks() - self.settings.watermark_blocks
+        return sequence not in self._preempted and room >= needed and room - self._promised() >= needed
 
     def _promised(self) -> int:
         """Blocks that started requests still need for the tokens they know."""

@@ -16,6 +16,7 @@ class CoreSteps(CoreRequests):
     def __init__(self, settings: WorkerSettings) -> None:
         super().__init__(settings)
         self._steps = 0
+        self._results: dict[int, StepDone | StepFailed] = {}
         self._failed: dict[RequestId, None] = {}
         """Requests that failed alone here and were handed back once."""
         self._broken_by: set[RequestId] = set()
@@ -88,22 +89,23 @@ class CoreSteps(CoreRequests):
 
     # -- collected
 
-    def on_step_done(self, event: StepDone) -> None:
-        step = self._collected(event.step)
-        if step is None:
+    def on_step_result(self, event: StepDone | StepFailed) -> None:
+        """Results count in the order of launch: one that overtakes (a launch refused at once) waits for its turn; a repeat is nobody's."""
+        if any(step.step == event.step for step in self.running):
+            self._results[event.step] = event
+        while self.running and (result := self._results.pop(self.running[0].step, None)):
+            self._collect(self.running.popleft(), result)
+
+    def _collect(self, step: PlannedStep, result: StepDone | StepFailed) -> None:
+        self.blocks.end_write(step.written)
+        rows = [row for row in step.rows if row.live]
+        if isinstance(result, StepFailed):
+            for row in rows:
+                self._suspect_row(row, result.error)
             return
         self._broken_by.clear()
-        for row in step.rows:
-            if row.live:
-                self._advance_row(row, event)
-
-    def _collected(self, number: int) -> PlannedStep | None:
-        """The oldest running step, if that is the one; a repeat is nobody's."""
-        if not self.running or self.running[0].step != number:
-            return None
-        step = self.running.popleft()
-        self.blocks.end_write(step.written)
-        return step
+        for row in rows:
+            self._advance_row(row, result)
 
     def _advance_row(self, row: Row, event: StepDone) -> None:
         sequence = row.sequence
@@ -133,16 +135,8 @@ class CoreSteps(CoreRequests):
 
     # -- failed
 
-    def on_step_failed(self, event: StepFailed) -> None:
-        """Nobody fails at once: each sequence is computed alone next, and the one that fails alone is handed back."""
-        step = self._collected(event.step)
-        if step is None:
-            return
-        for row in step.rows:
-            if row.live:
-                self._suspect_row(row, event.error)
-
     def _suspect_row(self, row: Row, error: str) -> None:
+        """Nobody fails at once: each sequence is computed alone next, and the one that fails alone is handed back."""
         sequence = row.sequence
         if sequence in self.suspects:
             self.fail_alone(sequence, error)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
 from shared.fabric import Fabric
-from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, WorkerInfo
+from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo, WorkerState
 from shared.storyteller import Storyteller
 from shared.types import WorkerRef
 from workers.core import WorkerCore
@@ -70,6 +70,7 @@ class WorkerLoop:
         self._settings = settings or LoopSettings()
         self._outbox: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue()
         self._stories = Storyteller(fabric, clock, str(info.ref))
+        self._last_report: Report | None = None
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._known_peers: set[WorkerRef] = set()
@@ -132,6 +133,7 @@ class WorkerLoop:
             case TellWorker():
                 self._send(lambda: self._fabric.tell_worker(command.worker, command.message))
             case SendReport():
+                self._last_report = command.report
                 self._send(lambda: self._fabric.tell_scheduler(command.report))
                 if self.core.drained:
                     self._drained.set()
@@ -241,6 +243,9 @@ class WorkerLoop:
             while not self._outbox.empty():
                 await self._outbox.get_nowait()()
             await self._stories.flush()
+            if self._last_report:
+                farewell = replace(self._last_report, counter=self._last_report.counter + 1, state=WorkerState.LEFT)
+                await self._fabric.tell_scheduler(farewell)
             await self._fabric.leave(self._ref)
         except FabricUnavailable as error:
             log.warning("left without saying goodbye: %s", error)
