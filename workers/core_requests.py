@@ -29,6 +29,7 @@ class CoreRequests(CoreMemory):
         job, spec = event.job, event.spec
         owned = Owned(spec, job.attempt, self._sequence_for(event), job.source)
         self.owned[job.request_id] = owned
+        self.give_places()
         if self.state is not WorkerState.READY:
             self.hand_back(owned, "draining")
             return

@@ -129,7 +129,7 @@ class WorkerShell(Process):
             self.world.oracle.worker_moved(self)
         for command in commands:
             self._carry_out(command)
-        if self._jobs_wait and self.core.free_sequences > 0:
+        if self._jobs_wait and self.core.readable_jobs > 0:
             self._jobs_wait = False
             self.jobs.wake()
 
@@ -144,7 +144,7 @@ class WorkerShell(Process):
 
     def _read_jobs(self, after: str) -> tuple[tuple[str, Job], ...]:
         """Only for free slots: what this worker cannot hold stays in its stream, where a leader can see it."""
-        free = self.core.free_sequences - len(self._jobs)
+        free = self.core.readable_jobs - len(self._jobs)
         self._jobs_wait = True
         return self.world.fabric.read_jobs(self.ref, after, count=free) if free > 0 else ()
 
