@@ -171,7 +171,8 @@ class SchedulerCore:
         """Deterministic: the same events at the same times give the same commands. `now` is monotonic seconds."""
         if isinstance(event, Elected):
             return self._elected(event, now)
-        if isinstance(event, Deposed):
+        if isinstance(event, Deposed) or (isinstance(event, Report) and event.seen.epoch > self._last_epoch):
+            # A worker that has accounted for a later leader's job proves that we lead no more, before the lease says so.
             return self._deposed()
         return [] if self._leadership is None else self._leadership.handle(event, now)
 

@@ -68,7 +68,7 @@ class Moves:
         """An owner ends its requests itself; if it does not, the request is moved to its end."""
         worker = self._state.worker(request.owner)
         if worker is not None and request.ending is not None:
-            self._state.tell(worker, Cancel(request.request_id, request.ending.error), now)
+            self._state.tell(worker, Cancel(request.request_id, request.ending.error, request.ending.code), now)
         if request.request_id not in self._state.patience:
             self._state.patience.set(request.request_id, now + self._state.settings.cancel_grace_s)
 

@@ -21,9 +21,15 @@ class CoreAssists(CoreReports):
             self.assists[job.assist] = self._new_assist(job, event.spec)
 
     def _wanted(self, job: AssistOrder) -> bool:
-        """Not a repeat, not one whose release overtook it, and not for a request that is already this worker's own."""
+        """Not a repeat, not one whose release overtook it, not for a request that is already this worker's own; and there is a place."""
         known = job.assist in self.assists or self.is_gone(job.assist)
-        return not known and self.state is WorkerState.READY and job.request_id not in self.owned
+        welcome = self.state is WorkerState.READY and self.free_sequences > 0
+        return welcome and not known and job.request_id not in self.owned
+
+    def give_places(self) -> None:
+        """Owned work comes first: head starts beyond the places there are go, those first that nobody takes, then the newest."""
+        while len(self.assists) > self.places and (idle := [assist for assist in self.assists.values() if not assist.offer.sends]):
+            self.drop_assist(max(idle, key=lambda assist: (assist.taken_by is None, assist.sequence.arrival)), "its place was needed")
 
     def _new_assist(self, job: AssistOrder, spec: RequestSpec) -> Assist:
         limit = min(whole_granules(job.limit), whole_granules(len(spec.prompt) - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shared.messages import PullRefused, ReleaseAssist, Source
+from shared.messages import AbandonTransfer, PullRefused, ReleaseAssist, Source
 from shared.types import TokenSpan, TransferId, WorkerRef, whole_granules
 from workers.core_assists import CoreAssists
 from workers.core_state import Owned
@@ -105,22 +105,24 @@ class CorePulls(CoreAssists):
 
     # -- given up
 
-    def abandon(self, intake: Intake, *, releases_source: bool = True) -> None:
+    def abandon(self, intake: Intake, *, releases_source: bool = True, tells_sender: bool = True) -> None:
         """`PullEnded` follows; until then the blocks stay in flight, whoever let go of them."""
         intake.releases_source = intake.releases_source and releases_source
         if not intake.abandoned:
             intake.abandoned = True
             self.command(AbandonPull(intake.transfer, intake.source.worker))
+            if tells_sender:
+                self.command(TellWorker(intake.source.worker, AbandonTransfer(intake.transfer, self.settings.ref)))
 
     def on_pull_refused(self, event: PullRefused) -> None:
         intake = self.intakes.get(event.transfer)
         if intake and intake.source.worker == event.sender:
             self.story(intake.request_id, "pull_refused", source=str(event.sender), reason=event.reason)
-            self.abandon(intake)
+            self.abandon(intake, tells_sender=False)
 
     def on_peer_lost(self, peer: WorkerRef) -> None:
         for intake in [intake for intake in self.intakes.values() if intake.source.worker == peer]:
-            self.abandon(intake)
+            self.abandon(intake, tells_sender=False)
         self.drop_peer(peer)
 
     def expire_pulls(self) -> None:

@@ -118,7 +118,10 @@ class CoreReports(CoreState):
         self.command(SendReport(report))
 
     def _owned_state(self, owned: Owned) -> OwnedState:
-        return OwnedState(owned.spec.request_id, owned.attempt, owned.sequence.num_tokens, owned.sequence.num_computed)
+        """One whose choice has ended has nothing left to compute, although its blocks are free already."""
+        sequence = owned.sequence
+        computed = sequence.num_tokens if owned.ended else sequence.num_computed
+        return OwnedState(owned.spec.request_id, owned.attempt, sequence.num_tokens, computed)
 
     def _assist_states(self) -> tuple[AssistState, ...]:
         return tuple(

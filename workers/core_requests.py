@@ -29,6 +29,7 @@ class CoreRequests(CoreMemory):
         job, spec = event.job, event.spec
         owned = Owned(spec, job.attempt, self._sequence_for(event), job.source)
         self.owned[job.request_id] = owned
+        self.give_places()
         if self.state is not WorkerState.READY:
             self.hand_back(owned, "draining")
             return
@@ -77,16 +78,16 @@ class CoreRequests(CoreMemory):
         self.free(owned)
         owned.ended = True
 
-    def end_early(self, owned: Owned, phase: Phase, error: str = "") -> None:
+    def end_early(self, owned: Owned, phase: Phase, error: str = "", code: str = "") -> None:
         self.end_choice(owned)
-        self.command(EndRequest(owned.spec.request_id, owned.attempt, phase, error))
+        self.command(EndRequest(owned.spec.request_id, owned.attempt, phase, error, code))
 
     def on_cancel(self, event: Cancel) -> None:
         """If an end is on its way to the log already, the log decides."""
         self.hear_scheduler()
         owned = self.owned.get(event.request_id)
         if owned and not owned.ended:
-            self.end_early(owned, Phase.FAILED if event.error else Phase.CANCELLED, event.error)
+            self.end_early(owned, Phase.FAILED if event.error else Phase.CANCELLED, event.error, event.code)
 
     def on_stop_found(self, event: StopFound) -> None:
         """The output stage ends the choice at that index; what was computed beyond does not exist."""

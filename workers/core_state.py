@@ -140,8 +140,18 @@ class CoreState:
     @property
     def free_sequences(self) -> int:
         """Places for more jobs: the shell reads no further ahead."""
-        busy = sum(1 for owned in self.owned.values() if not owned.ended) + len(self.assists)
-        return max(0, self.settings.max_sequences - busy)
+        return max(0, self.places - len(self.assists))
+
+    @property
+    def places(self) -> int:
+        """Sequences beside those of running requests that this worker may hold."""
+        return self.settings.max_sequences - sum(1 for owned in self.owned.values() if not owned.ended)
+
+    @property
+    def readable_jobs(self) -> int:
+        """Jobs that the shell may read now. With every place taken it is one, as long as a head start holds one of them: the job
+        may be that head start's own request, which needs no other place, and behind which everybody would wait for ever."""
+        return self.free_sequences or min(1, len(self.assists))
 
     @property
     def idle(self) -> bool:

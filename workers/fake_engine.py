@@ -105,6 +105,7 @@ def _second(word: int, token: int) -> int:
     return mix(word ^ (token << 20))
 
 
+@lru_cache(maxsize=1 << 16)
 def _weight(position: int, word: int) -> int:
     return mix(position * WORDS + word) | 1
 

@@ -93,7 +93,7 @@ class WorkerLoop:
         """The one door to the core."""
         for command in self.core.handle(event, self._clock.monotonic()):
             self._carry_out(command)
-        if self.core.free_sequences > 0:
+        if self.core.readable_jobs > 0:
             self._freed.set()
 
     async def run(self) -> None:
@@ -173,11 +173,11 @@ class WorkerLoop:
         after = "0-0"
         while True:
             await self._freed.wait()
-            if self.core.free_sequences <= 0:
+            if self.core.readable_jobs <= 0:
                 self._freed.clear()
                 continue
             try:
-                jobs = await self._fabric.read_jobs(self._ref, after, count=self.core.free_sequences, block_ms=self._settings.block_ms)
+                jobs = await self._fabric.read_jobs(self._ref, after, count=self.core.readable_jobs, block_ms=self._settings.block_ms)
             except FabricError as error:
                 log.warning("jobs cannot be read yet: %s", error)
                 await asyncio.sleep(self._settings.retry_s)

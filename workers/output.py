@@ -67,7 +67,7 @@ class OutputBook:
             case EndRequest():
                 output = self._current(command.request_id, command.attempt)
                 if output and output.end is None:
-                    output.end = LogEnd(command.phase, command.error, at_ms=self._clock.wall_ms())
+                    output.end = LogEnd(command.phase, command.error, command.code, at_ms=self._clock.wall_ms())
             case DropOutput():
                 if self._current(command.request_id, command.attempt):
                     del self._outputs[command.request_id]
