@@ -36,6 +36,9 @@ from shared.types import NO_GATEWAY, GatewayId, JobSeq, Phase, RequestId, Worker
 M = TypeVar("M")
 EntryId = tuple[int, int]
 
+REMEMBERED_JOBS = 64
+"""A head start that is ordered again is known by its number among so many last jobs of its worker."""
+
 
 def _parse(entry_id: str) -> EntryId:
     ms, _, number = entry_id.partition("-")
@@ -121,7 +124,6 @@ class _State:
     events: _Stream[PoolEvent] = field(default_factory=_Stream)
     jobs: dict[WorkerRef, _Stream[Job]] = field(default_factory=dict)
     control: dict[WorkerRef, _Stream[Control]] = field(default_factory=dict)
-    placed: dict[WorkerRef, JobSeq] = field(default_factory=dict)
     members: dict[WorkerRef, _Member] = field(default_factory=dict)
     stories: dict[RequestId, list[StoryLine]] = field(default_factory=dict)
     lease: _Lease = field(default_factory=_Lease)
@@ -302,7 +304,8 @@ class FabricModel:
             return WriteStatus.SUPERSEDED
         if isinstance(job, Assign):
             return self._assign(worker, job)
-        if (last := self._state.placed.get(worker)) is None or job.seq > last:
+        known = self._state.jobs.get(worker)
+        if known is None or all(earlier.seq != job.seq for earlier in known.items[-REMEMBERED_JOBS:]):
             self._add_job(worker, job)
         return WriteStatus.DONE
 
@@ -327,7 +330,6 @@ class FabricModel:
 
     def _add_job(self, worker: WorkerRef, job: Job) -> None:
         self._state.jobs.setdefault(worker, _Stream()).add(job, self._clock.wall_ms())
-        self._state.placed[worker] = max(job.seq, self._state.placed.get(worker, job.seq))
         self._watch("jobs", str(worker))
 
     def command(self, epoch: int, worker: WorkerRef, message: Control) -> WriteStatus:
@@ -384,6 +386,10 @@ class FabricModel:
         held = self._state.held.get(request_id)
         return held.record if held else None
 
+    def records(self) -> tuple[Record, ...]:
+        """Every record, ended or not: for those who look from outside."""
+        return tuple(held.record for held in self._state.held.values())
+
     # -- streams
 
     def read_submissions(self, after: str, *, count: int = 100) -> tuple[tuple[str, Submission], ...]:
@@ -407,15 +413,17 @@ class FabricModel:
     # -- membership and explanations
 
     def join(self, info: WorkerInfo, ttl_s: float) -> None:
-        self._state.members.pop(info.ref, None)
         self._state.members[info.ref] = _Member(info, ttl_s, self._clock.wall_ms() + 1000 * ttl_s)
 
     def leave(self, worker: WorkerRef) -> None:
-        self._state.members.pop(worker, None)
+        """Its streams go with it."""
+        for kept in (self._state.members, self._state.jobs, self._state.control):
+            kept.pop(worker, None)
 
     def members(self) -> tuple[WorkerInfo, ...]:
+        """In no order that says anything."""
         now_ms = self._clock.wall_ms()
-        return tuple(member.info for member in self._state.members.values() if member.until_ms > now_ms)
+        return tuple(member.info for _, member in sorted(self._state.members.items()) if member.until_ms > now_ms)
 
     def publish_load(self, epoch: int, waiting: int, max_waiting: int, predicted_wait_s: float) -> WriteStatus:
         if epoch < self._state.lease.epoch:
@@ -424,7 +432,9 @@ class FabricModel:
         return WriteStatus.DONE
 
     def tell_story(self, request_id: RequestId, lines: tuple[StoryLine, ...]) -> None:
-        self._state.stories.setdefault(request_id, []).extend(lines)
+        story = self._state.stories.setdefault(request_id, [])
+        if tuple(story[-len(lines) :]) != lines:
+            story.extend(lines)
 
     def story(self, request_id: RequestId) -> tuple[StoryLine, ...]:
         return tuple(self._state.stories.get(request_id, ()))

@@ -6,7 +6,7 @@ Each write is one script of `shared/lua`; the parts are `redis_log` (logs), `red
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from shared import scripts
 from shared.codec import CONTROL, JOBS, POOL_EVENTS, encode
@@ -28,6 +28,15 @@ class RedisFabric(RedisPlacement):
         super().__init__(connection, keys, settings)
         self._joined: dict[WorkerRef, tuple[WorkerInfo, float]] = {}
         """Who joined through this object, and for how long at a time."""
+
+    @classmethod
+    async def connect(cls, url: str, pool: PoolId = DEFAULT_POOL, settings: FabricSettings | None = None) -> Self:
+        """Raises `FabricUnavailable` if the server cannot be reached, `ConfigError` if it would not do."""
+        settings = settings or FabricSettings()
+        return cls(await open_connection(url, settings), Keys(pool), settings)
+
+    async def disconnect(self) -> None:
+        await self.connection.close()
 
     def __repr__(self) -> str:
         return f"<RedisFabric {self.keys.pool} {self.connection!r}>"

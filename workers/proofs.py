@@ -1,0 +1,165 @@
+"""What a model must prove at load before it is served: some architectures run without an error and are silently wrong.
+
+1. By name: encoder-decoders, state other than keys and values, chunked attention, positions that depend on the batch.
+2. By trace: every attention layer calls our interface, once, with arguments that we know and one KV shape.
+3. By probe: two requests, packed and chunked over interleaved blocks, give the unpacked model's log-probabilities.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from shared.errors import ModelRefused
+from workers.attention import NAME, AttentionLayer, PagedAttention
+from workers.attention_trace import trace_layers
+from workers.engine import KVSpec
+from workers.kv_layout import kv_spec
+from workers.model_runner import ModelRunner
+from workers.paged_cache import PagedCache
+from workers.step_plans import Piece, write_plan
+
+FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
+"""RoPE types whose frequencies are settled when the model is built."""
+BATCH_ROPE = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
+"""RoPE types that switch frequencies when any token of the batch lies beyond this setting: up to it they are fixed."""
+
+PLAIN_LAYERS = frozenset({"full_attention", "sliding_attention"})
+PLAIN_CACHES = frozenset({"DynamicLayer", "DynamicSlidingWindowLayer"})
+
+TOLERANCE = 1e-4
+"""Largest difference of a log-probability in float32."""
+ROUNDED_TOLERANCE = 0.05
+"""Mean difference in a 16-bit dtype, where rounding alone moves single values by more."""
+
+PROBE_BLOCK_TOKENS = 16
+PROBE_TOKENS = (61, 38)
+MAX_PROBE_TOKENS = 192
+PROBE_CHUNKS = ((7, 16, 1, 1), (5, 1, 30, 1))
+"""Tokens per step of the two requests, the last repeated: chunks beside chunks, beside decodes, and decodes together."""
+
+
+def check_config(config: Any) -> None:
+    """Raises `ModelRefused` for an architecture that is known not to be servable, by its configuration alone."""
+    text = config.get_text_config(decoder=True)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelRefused("it is an encoder-decoder; only decoder-only models are served")
+    if strange := sorted(set(getattr(text, "layer_types", None) or ()) - PLAIN_LAYERS):
+        raise ModelRefused(f"it has layers of type {', '.join(strange)}; only full and sliding-window attention is served")
+    kinds = {type(layer).__name__ for layer in DynamicCache(config=config).layers} - PLAIN_CACHES
+    if kinds:
+        raise ModelRefused(f"its layers keep state other than keys and values ({', '.join(sorted(kinds))})")
+
+
+def position_limit(config: Any, wanted: int | None) -> int:
+    """The longest context in tokens for which positions depend on the configuration and never on the batch."""
+    text = config.get_text_config(decoder=True)
+    limit: int = getattr(text, "max_position_embeddings", None) or 1 << 20
+    reason = "the model's max_position_embeddings"
+    for rope in rope_settings(text):
+        kind = str(rope.get("rope_type", "default"))
+        if kind not in FIXED_ROPE and kind not in BATCH_ROPE:
+            raise ModelRefused(f"its RoPE type {kind!r} is not known to be independent of the batch")
+        if kind in BATCH_ROPE:
+            settled = rope.get(BATCH_ROPE[kind]) or getattr(text, BATCH_ROPE[kind], None) or limit
+            limit, reason = min(limit, int(settled)), f"where {kind} RoPE starts to depend on the batch"
+    if wanted is not None and wanted > limit:
+        raise ModelRefused(f"it cannot serve {wanted} tokens: {limit} is {reason}; ask for at most {limit}")
+    return wanted or limit
+
+
+def rope_settings(text_config: Any) -> list[dict[str, Any]]:
+    """The RoPE parameters of a text configuration: one set, or one per layer type, or none."""
+    found = getattr(text_config, "rope_parameters", None) or {}
+    nested = [settings for settings in found.values() if isinstance(settings, dict)]
+    return nested or ([dict(found)] if found else [])
+
+
+def prove_layers(model: Any, limit: int) -> tuple[AttentionLayer, ...]:
+    """The model's attention layers, in order, each of which calls our interface exactly once per forward."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise ModelRefused("its forward takes no position_ids, so a packed batch cannot say where its tokens stand")
+    if getattr(model, "_is_stateful", False):
+        raise ModelRefused("it keeps state other than keys and values")
+    layers = trace_layers(model, limit)
+    wanted = model.config.get_text_config(decoder=True).num_hidden_layers
+    modules = {id(layer.module) for layer in layers}
+    if not len(layers) == len(modules) == wanted:
+        raise ModelRefused(f"{len(modules)} of its {wanted} attention layers call the attention interface ({len(layers)} calls)")
+    if len({(layer.kv.kv_heads, layer.kv.head_dim) for layer in layers}) > 1:
+        raise ModelRefused("its layers have KV of different shapes")
+    return layers
+
+
+def prove_packing(model: Any, layers: Sequence[AttentionLayer], dtype: torch.dtype, limit: int) -> None:
+    """Raises `ModelRefused` unless a packed, chunked probe of two requests gives the unpacked model's log-probabilities."""
+    prompts = _prompts(model, layers, limit)
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        wanted = [model(input_ids=ids[None], use_cache=False).logits[0].float().log_softmax(-1) for ids in prompts]
+    got = _run_packed(model, layers, prompts, dtype)
+    gaps = torch.cat([_gaps(w, g) for w, g in zip(wanted, got, strict=True)])
+    gap, allowed = (gaps.max(), TOLERANCE) if dtype == torch.float32 else (gaps.mean(), ROUNDED_TOLERANCE)
+    if not gap <= allowed:
+        raise ModelRefused(f"packed and chunked, its log-probabilities differ from the unpacked model's by {gap:.2g} (allowed {allowed:.0e})")
+
+
+def _prompts(model: Any, layers: Sequence[AttentionLayer], limit: int) -> list[torch.Tensor]:
+    """Two prompts, beyond every window that is short enough, of ids that are spread over the vocabulary."""
+    windows = [layer.kv.window for layer in layers if layer.kv.window is not None]
+    longest = max([PROBE_TOKENS[0], *(window + 9 for window in windows if window + 9 <= MAX_PROBE_TOKENS)])
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    lengths = (min(longest, limit), min(PROBE_TOKENS[1], limit))
+    return [(torch.arange(n, device=model.device) * 7919 + 31 * (1 + i)) % vocabulary for i, n in enumerate(lengths)]
+
+
+def _run_packed(model: Any, layers: Sequence[AttentionLayer], prompts: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Log-probabilities `[n, V]` of every row of each prompt, computed by our attention over a cache of its own."""
+    kv = kv_spec([layer.kv for layer in layers], "float32", b"", {})
+    blocks = 2 * -(-max(len(ids) for ids in prompts) // PROBE_BLOCK_TOKENS)
+    model.set_attn_implementation(NAME)
+    runner = ModelRunner(model, PagedAttention(_poisoned_cache(kv, blocks, dtype, prompts[0].device), layers))
+    rows: list[list[torch.Tensor]] = [[], []]
+    for step in _schedule([len(ids) for ids in prompts]):
+        pieces = [Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, blocks), range(stop - start)) for r, start, stop in step]
+        logprobs = runner.logits(write_plan(0, pieces, PROBE_BLOCK_TOKENS), None).log_softmax(-1)
+        for (request, _, _), part in zip(step, logprobs.split([len(piece.tokens) for piece in pieces]), strict=True):
+            rows[request].append(part)
+    return [torch.cat(parts) for parts in rows]
+
+
+def _probe_blocks(request: int, blocks: int) -> range:
+    """Request 0 holds the even blocks backwards, request 1 the odd ones: interleaved, and none beside its successor."""
+    return range(1, blocks, 2) if request else range(blocks - 2, -1, -2)
+
+
+def _poisoned_cache(kv: KVSpec, blocks: int, dtype: torch.dtype, device: torch.device) -> PagedCache:
+    """A cache full of NaN: one read of a slot that the request did not write shows."""
+    cache = PagedCache(kv, PROBE_BLOCK_TOKENS, blocks, dtype, device)
+    cache.data.fill_(torch.nan)
+    return cache
+
+
+def _schedule(lengths: Sequence[int]) -> list[list[tuple[int, int, int]]]:
+    """Steps as lists of (request, start, stop), both requests advancing side by side."""
+    done, steps = [0] * len(lengths), []
+    while any(d < n for d, n in zip(done, lengths, strict=True)):
+        parts = []
+        for request, length in enumerate(lengths):
+            chunks = PROBE_CHUNKS[request]
+            stop = min(length, done[request] + chunks[min(len(steps), len(chunks) - 1)])
+            if stop > done[request]:
+                parts.append((request, done[request], stop))
+            done[request] = stop
+        steps.append(parts)
+    return steps
+
+
+def _gaps(wanted: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
+    """Differences at the eight most probable ids of every row: where a wrong context shows, and rounding shows least."""
+    top = wanted.topk(min(8, wanted.shape[-1]), dim=-1).indices
+    return (wanted.gather(-1, top) - got.gather(-1, top)).abs()
