@@ -8,7 +8,7 @@ from shared.messages import PullRefused, ReleaseAssist, Source
 from shared.types import TokenSpan, TransferId, WorkerRef, whole_granules
 from workers.core_assists import CoreAssists
 from workers.core_state import Owned
-from workers.events import AbandonPull, PullEnded, StartPull, TellWorker
+from workers.events import AbandonPull, DropPeer, PullEnded, StartPull, TellWorker
 from workers.kv_transfer import Intake
 from workers.settings import WorkerSettings
 
@@ -121,7 +121,7 @@ class CorePulls(CoreAssists):
     def on_peer_lost(self, peer: WorkerRef) -> None:
         for intake in [intake for intake in self.intakes.values() if intake.source.worker == peer]:
             self.abandon(intake)
-        self.drop_peer(peer)
+        self.command(DropPeer(peer))
 
     def expire_pulls(self) -> None:
         """The transport keeps the deadline; this is for a transport that does not answer at all."""

@@ -1,8 +1,9 @@
 """KV transfers within one process, with every fault on demand: the transport of tests, the simulator and one-process demos.
 
 A `LoopbackHub` is the wire. With `immediate=True` bytes land while they are sent; else they take the link's time and land when
-somebody moves the clock: `hub.advance(now)`. Deadlines and delays always wait for the clock, so it must be kept moving. Memory behaves as with the real one: bytes are read from the sender's buffer when
-they land, they land in a staging region, and a region given up stays in quarantine until nothing can write to it any more.
+somebody moves the clock: `hub.advance(now)`. Deadlines and delays always wait for the clock, so it must be kept moving. Memory
+behaves as with the real one: bytes are read from the sender's buffer when they land, they land in a staging region, and a
+region given up stays in quarantine until nothing can write to it any more.
 """
 
 from __future__ import annotations
