@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from openai import APIConnectionError, AsyncOpenAI
 
-from shared.redis_fabric import RedisFabric, connect
+from shared.redis_fabric import RedisFabric
 from tests.support.fake_owner import End, FakeOwner, Hold, Say, Step
 from tests.support.gateway_process import GatewayProcess, gateway_process
 
@@ -31,12 +31,12 @@ class Cluster:
 @pytest_asyncio.fixture
 async def cluster(valkey_url: str) -> AsyncIterator[Cluster]:
     """A pool whose fake owner says the first parts, and the rest once the gate opens."""
-    fabric = await connect(valkey_url)
+    fabric = await RedisFabric.connect(valkey_url)
     gate = asyncio.Event()
     steps: tuple[Step, ...] = (*map(Say, PARTS[:CUT]), Hold(gate), *map(Say, PARTS[CUT:]), End())
     async with FakeOwner(fabric, lambda spec: steps).working() as owner:
         yield Cluster(valkey_url, fabric, owner, gate)
-    await fabric.close_connection()
+    await fabric.disconnect()
 
 
 def openai_at(gateway: GatewayProcess) -> AsyncOpenAI:
