@@ -105,7 +105,9 @@ def prove_packing(model: Any, layers: Sequence[AttentionLayer], dtype: torch.dty
     gaps = torch.cat([_gaps(w, g) for w, g in zip(wanted, got, strict=True)])
     gap, allowed = (gaps.max(), TOLERANCE) if dtype == torch.float32 else (gaps.mean(), ROUNDED_TOLERANCE)
     if not gap <= allowed:
-        raise ModelRefused(f"packed and chunked, its log-probabilities differ from the unpacked model's by {gap:.2g} (allowed {allowed:.0e})")
+        raise ModelRefused(
+            f"packed and chunked, its log-probabilities differ from the unpacked model's by {gap:.2g} (allowed {allowed:.0e})"
+        )
 
 
 def _prompts(model: Any, layers: Sequence[AttentionLayer], limit: int) -> list[torch.Tensor]:
@@ -127,7 +129,8 @@ def _run_packed(model: Any, layers: Sequence[AttentionLayer], prompts: list[torc
     for step in _schedule([len(ids) for ids in prompts]):
         pieces = [Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, blocks), range(stop - start)) for r, start, stop in step]
         logprobs = runner.logits(write_plan(0, pieces, PROBE_BLOCK_TOKENS), None).log_softmax(-1)
-        for (request, _, _), part in zip(step, logprobs.split([len(piece.tokens) for piece in pieces]), strict=True):
+        parts = torch.split_with_sizes(logprobs, [stop - start for _, start, stop in step])
+        for (request, _, _), part in zip(step, parts, strict=True):
             rows[request].append(part)
     return [torch.cat(parts) for parts in rows]
 
@@ -146,7 +149,8 @@ def _poisoned_cache(kv: KVSpec, blocks: int, dtype: torch.dtype, device: torch.d
 
 def _schedule(lengths: Sequence[int]) -> list[list[tuple[int, int, int]]]:
     """Steps as lists of (request, start, stop), both requests advancing side by side."""
-    done, steps = [0] * len(lengths), []
+    done = [0] * len(lengths)
+    steps: list[list[tuple[int, int, int]]] = []
     while any(d < n for d, n in zip(done, lengths, strict=True)):
         parts = []
         for request, length in enumerate(lengths):

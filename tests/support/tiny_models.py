@@ -83,7 +83,9 @@ REFUSED: dict[str, Callable[[], Any]] = {
         linear_key_head_dim=16,
         linear_value_head_dim=16,
     ),
-    "gpt_oss": _llama_like(hf.GptOssConfig, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW, rope_parameters=None),
+    "gpt_oss": _llama_like(
+        hf.GptOssConfig, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW, rope_parameters=None
+    ),
     "llama4_text": _llama_like(
         hf.Llama4TextConfig, head_dim=16, intermediate_size_mlp=96, num_local_experts=2, num_experts_per_tok=1, attention_chunk_size=32
     ),
