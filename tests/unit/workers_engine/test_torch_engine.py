@@ -13,6 +13,7 @@ from shared.errors import ConfigError, EngineError
 from shared.types import SamplingParams
 from tests.support.tiny_models import prompt_of, reference
 from workers.engine import Engine, StepPlan
+from workers.step_layout import PADDED_DECODE_TOKENS
 from workers.step_plans import Piece, write_plan
 from workers.torch_engine import TorchEngine
 
@@ -38,7 +39,7 @@ def test_it_is_an_engine(engine: TorchEngine) -> None:
 def test_depth_two_takes_tokens_from_the_plan_before(engine: TorchEngine, llama: Path) -> None:
     count = 8
     engine.launch(write_plan(0, [prefill()], 16))
-    tokens = []
+    tokens: list[int] = []
     for step in range(1, count):
         engine.launch(write_plan(step, [Piece([-1], len(PROMPT) + step - 1, (0, 1, 2, 3), [0], inputs=[0])], 16))
         result = engine.collect()
@@ -113,12 +114,12 @@ def test_a_step_of_hundreds_of_sequences(engine: TorchEngine) -> None:
         assert run(engine, Piece([first[s]], lengths[s], (s,), [0])) == (second[s],)
 
 
-@pytest.mark.parametrize("padded_tokens", [0, 1 << 62])
+@pytest.mark.parametrize("padded_tokens", [0, 130, 1 << 62])
 def test_decodes_attended_together_or_apart(padded_tokens: int, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [list(prompt_of(n, salt=n)) for n in (3, 40, 90)]
     blocks = [(9, 3), (0, 5, 2, 7), (10, 11, 12, 13, 14, 15)]
     wanted = [run(engine, Piece(p, 0, b, [len(p) - 1])) for p, b in zip(prompts, blocks, strict=True)]
-    monkeypatch.setitem(__import__("workers.step_layout", fromlist=["x"]).PADDED_DECODE_TOKENS, "cpu", padded_tokens)
+    monkeypatch.setitem(PADDED_DECODE_TOKENS, "cpu", padded_tokens)
     last = [Piece(p[-1:], len(p) - 1, b, [0]) for p, b in zip(prompts, blocks, strict=True)]
     assert run(engine, *last) == tuple(token for one in wanted for token in one)
 
