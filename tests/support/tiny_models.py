@@ -21,7 +21,7 @@ WINDOW = 24
 """Sliding window of the tiny models that have one."""
 CONTEXT = 512
 
-_LLAMA_LIKE: dict[str, Any] = {
+LLAMA_LIKE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -38,7 +38,7 @@ _LLAMA_LIKE: dict[str, Any] = {
 
 
 def _llama_like(config: Callable[..., Any], **more: Any) -> Callable[[], Any]:
-    return lambda: config(**{**_LLAMA_LIKE, **more})
+    return lambda: config(**{**LLAMA_LIKE, **more})
 
 
 _GPT2_LIKE: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": 0}

@@ -12,7 +12,7 @@ import torch
 import transformers as hf
 
 from shared.errors import ConfigError, ModelRefused
-from tests.support.tiny_models import _LLAMA_LIKE, CONTEXT, REFUSED, SERVED, WINDOW, save_tiny
+from tests.support.tiny_models import CONTEXT, LLAMA_LIKE, REFUSED, SERVED, WINDOW, save_tiny
 from workers.attention import check_arguments
 from workers.attention_trace import visible_window
 from workers.model_loader import LoadedModel, load_model
@@ -151,7 +151,7 @@ def test_known_arguments_pass() -> None:
 
 
 def llama_config(**more: Any) -> Any:
-    return hf.LlamaConfig(**{**_LLAMA_LIKE, **more})
+    return hf.LlamaConfig(**{**LLAMA_LIKE, **more})
 
 
 def rope(kind: str, **more: Any) -> Any:
