@@ -85,17 +85,12 @@ def gateway(
     """The HTTP door. Any number of them may run."""
     from gateway.process import serve
     from gateway.settings import GatewaySettings
-
     from shared import logs
+    from shared.types import PoolId
 
     logs.configure("gateway", log_level)
-    asyncio.run(
-        serve(
-            GatewaySettings(
-                redis_url=redis_url, pool=pool, model=model, served_model_name=served_model_name or model.name, host=host, port=port
-            )
-        )
-    )
+    name = served_model_name or model.name
+    asyncio.run(serve(GatewaySettings(redis_url, model, name, host=host, port=port, pool=PoolId(pool))))
 
 
 @app.command()
@@ -108,7 +103,6 @@ def scheduler(
 ) -> None:
     """Places requests. One leads, others stand by."""
     from scheduler.process import SchedulerProcessSettings, serve
-
     from shared import logs
 
     logs.configure("scheduler", log_level)
@@ -118,9 +112,8 @@ def scheduler(
 @app.command()
 def worker(
     redis_url: RedisUrl,
-    model: Annotated[
-        str, typer.Option(envvar="HEADSTART_MODEL", help="Directory of a transformers model, or `fake` for the engine without a model.")
-    ],
+    model: Model,
+    engine: Annotated[str, typer.Option(help="torch, or fake: the engine without a model, for trying the fabric.")] = "torch",
     name: Annotated[str, typer.Option(help="The worker's id; by default host and process.")] = "",
     pool: Pool = "default",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -137,9 +130,8 @@ def worker(
     log_level: LogLevel = "info",
 ) -> None:
     """One device: prefill, decode, head starts."""
-    from workers.process import WorkerProcessSettings, serve
-
     from shared import logs
+    from workers.process import WorkerProcessSettings, serve
 
     logs.configure("worker", log_level)
     asyncio.run(
@@ -147,6 +139,7 @@ def worker(
             WorkerProcessSettings(
                 redis_url=redis_url,
                 model=model,
+                engine=engine,
                 name=name,
                 pool=pool,
                 device=device,

@@ -29,9 +29,11 @@ class Deposed:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A live request: just submitted, or found by a new leader. The record says where it stands."""
+    """A live request: just submitted, found by a new leader, or read again (`Reread`). The record says where it stands."""
 
     record: Record
+    age_s: float = 0.0
+    """Seconds since its submission by the shell's wall clock, at least 0: what of `timeout_s` has passed already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,13 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
+class Reread:
+    """The record is not what this core thought: answered by `Known`, or by `RecordClosed(MISSING)` if there is none."""
+
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
 class PublishLoad:
     waiting: int
     predicted_wait_s: float
@@ -201,4 +210,4 @@ class TellStory:
     data: dict[str, object]
 
 
-SchedulerCommand = Place | Command | BeginMove | RaiseFence | Requeue | WriteEnd | Close | PublishLoad | Forget | TellStory
+SchedulerCommand = Place | Command | BeginMove | RaiseFence | Requeue | WriteEnd | Close | Reread | PublishLoad | Forget | TellStory

@@ -31,6 +31,7 @@ from scheduler.events import (
     RecordClosed,
     Requeue,
     Requeued,
+    Reread,
     SchedulerCommand,
     SchedulerEvent,
     TellStory,
@@ -39,8 +40,9 @@ from scheduler.events import (
 )
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
-from shared.fabric import Fabric
+from shared.fabric import Fabric, WriteStatus
 from shared.messages import LogEnd, PoolEvent, Report, WorkerState
+from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import MoveCause, RequestId, WorkerRef
 
@@ -119,9 +121,7 @@ class SchedulerLoop:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
 
     # -- becoming leader
 
@@ -139,13 +139,18 @@ class SchedulerLoop:
         after = "0-0"
         while submissions := await self._fabric.read_submissions(after, count=1000):
             for _, submission in submissions:
-                await self._learn(submission.request_id)
+                if record := await self._fabric.record(submission.request_id):
+                    # Only a new leader must ask the wall how much of a time limit has passed; for news it is nothing.
+                    age_s = max(0, self._clock.wall_ms() - submission.created_ms) / 1000
+                    self.feed([Known(record, age_s)])
             after = submissions[-1][0]
         return after
 
-    async def _learn(self, request_id: RequestId) -> None:
-        if record := await self._fabric.record(request_id):
+    async def _learn(self, request_id: RequestId) -> bool:
+        record = await self._fabric.record(request_id)
+        if record:
             self.feed([Known(record)])
+        return record is not None
 
     # -- events in
 
@@ -254,6 +259,9 @@ class SchedulerLoop:
                 self.feed([EndWritten(request_id, attempt, await fabric.append(request_id, attempt, (), end))])
             case Close(request_id, attempt, phase):
                 self.feed([RecordClosed(request_id, await fabric.close(request_id, attempt, phase))])
+            case Reread(request_id):
+                if not await self._learn(request_id):
+                    self.feed([RecordClosed(request_id, WriteStatus.MISSING)])
             case PublishLoad(waiting, predicted_wait_s):
                 await fabric.publish_load(epoch, waiting, self._settings.max_waiting, predicted_wait_s)
             case Forget(ref):

@@ -119,6 +119,8 @@ class Cancel:
 
     request_id: RequestId
     error: str = ""
+    code: str = ""
+    """Of the failure, for programs: `timeout`, `too_many_crashes`."""
 
 
 @dataclass(frozen=True, slots=True)

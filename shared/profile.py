@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,17 @@ class Profile:
     link_s: float = 0.001
     """Fixed seconds of one KV transfer."""
     link_bytes_per_s: float = 1e9
+
+    def scaled(self, factor: float) -> Profile:
+        """Of a device on which every step takes `factor` times as long; the link stays."""
+        return replace(
+            self,
+            step_s=self.step_s * factor,
+            prefill_token_s=self.prefill_token_s * factor,
+            prefill_pair_s=self.prefill_pair_s * factor,
+            decode_s=self.decode_s * factor,
+            decode_context_s=self.decode_context_s * factor,
+        )
 
     def step_seconds(self, shape: StepShape) -> float:
         return (

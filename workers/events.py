@@ -170,6 +170,7 @@ class EndRequest:
     attempt: int
     phase: Phase
     error: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

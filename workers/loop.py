@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
 from shared.fabric import Fabric
-from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, WorkerInfo
+from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo, WorkerState
+from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import WorkerRef
 from workers.core import WorkerCore
@@ -70,6 +71,7 @@ class WorkerLoop:
         self._settings = settings or LoopSettings()
         self._outbox: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue()
         self._stories = Storyteller(fabric, clock, str(info.ref))
+        self._last_report: Report | None = None
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._known_peers: set[WorkerRef] = set()
@@ -91,7 +93,7 @@ class WorkerLoop:
         """The one door to the core."""
         for command in self.core.handle(event, self._clock.monotonic()):
             self._carry_out(command)
-        if self.core.free_sequences > 0:
+        if self.core.readable_jobs > 0:
             self._freed.set()
 
     async def run(self) -> None:
@@ -132,6 +134,7 @@ class WorkerLoop:
             case TellWorker():
                 self._send(lambda: self._fabric.tell_worker(command.worker, command.message))
             case SendReport():
+                self._last_report = command.report
                 self._send(lambda: self._fabric.tell_scheduler(command.report))
                 if self.core.drained:
                     self._drained.set()
@@ -170,11 +173,11 @@ class WorkerLoop:
         after = "0-0"
         while True:
             await self._freed.wait()
-            if self.core.free_sequences <= 0:
+            if self.core.readable_jobs <= 0:
                 self._freed.clear()
                 continue
             try:
-                jobs = await self._fabric.read_jobs(self._ref, after, count=self.core.free_sequences, block_ms=self._settings.block_ms)
+                jobs = await self._fabric.read_jobs(self._ref, after, count=self.core.readable_jobs, block_ms=self._settings.block_ms)
             except FabricError as error:
                 log.warning("jobs cannot be read yet: %s", error)
                 await asyncio.sleep(self._settings.retry_s)
@@ -231,9 +234,7 @@ class WorkerLoop:
 
     async def _leave(self, tasks: list[asyncio.Task[None]]) -> None:
         """The written sequence: steps end, transfers end, logs are written, the last word goes out, membership ends."""
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(tasks)
         await asyncio.to_thread(self._engine.stop)
         await asyncio.to_thread(self._mover.stop)
         await asyncio.to_thread(self._output.stop)
@@ -241,6 +242,9 @@ class WorkerLoop:
             while not self._outbox.empty():
                 await self._outbox.get_nowait()()
             await self._stories.flush()
+            if self._last_report:
+                farewell = replace(self._last_report, counter=self._last_report.counter + 1, state=WorkerState.LEFT)
+                await self._fabric.tell_scheduler(farewell)
             await self._fabric.leave(self._ref)
         except FabricUnavailable as error:
             log.warning("left without saying goodbye: %s", error)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,6 +39,8 @@ class _Output:
     text: SafeText
     waiting: list[LogTokens] = field(default_factory=list)
     end: LogEnd | None = None
+    sent: Append | None = None
+    """Sent and not answered: it is repeated as it was, because only an exact repeat is known to the log."""
 
 
 class OutputBook:
@@ -65,15 +67,17 @@ class OutputBook:
             case EndRequest():
                 output = self._current(command.request_id, command.attempt)
                 if output and output.end is None:
-                    output.end = LogEnd(command.phase, command.error, at_ms=self._clock.wall_ms())
+                    output.end = LogEnd(command.phase, command.error, command.code, at_ms=self._clock.wall_ms())
             case DropOutput():
                 if self._current(command.request_id, command.attempt):
                     del self._outputs[command.request_id]
 
     def take(self) -> list[Append]:
-        """One append per request that has something to say. Ask again only after `answered` for each."""
-        ready = [(request, output) for request, output in self._outputs.items() if output.waiting or output.end]
-        return [(request, output.attempt, tuple(output.waiting), output.end) for request, output in ready]
+        """One append per request that has something to say; an unanswered one again, unchanged."""
+        for request_id, output in self._outputs.items():
+            if output.sent is None and (output.waiting or output.end):
+                output.sent = (request_id, output.attempt, tuple(output.waiting), output.end)
+        return [output.sent for output in self._outputs.values() if output.sent]
 
     def answered(self, append: Append, status: WriteStatus) -> bool:
         """What the log said to one append; True when the record is to be closed now."""
@@ -82,6 +86,7 @@ class OutputBook:
         if output is None:
             return False
         if status is WriteStatus.DONE:
+            output.sent = None if end is None else append
             del output.waiting[: len(tokens)]
             return end is not None
         if status is WriteStatus.ENDED:
@@ -141,11 +146,11 @@ class OutputBook:
 class LogWriter(Protocol):
     """The part of the fabric that the output stage needs."""
 
-    async def append_many(self, appends: list[Append]) -> list[WriteStatus]: ...
+    async def append_many(self, appends: Sequence[Append]) -> Sequence[WriteStatus]: ...
 
     async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus: ...
 
-    async def notify(self, request_ids: Iterable[RequestId]) -> None: ...
+    async def notify(self, request_ids: Sequence[RequestId]) -> None: ...
 
     async def disconnect(self) -> None: ...
 
@@ -212,7 +217,7 @@ class OutputStage:
     async def _write(self, writer: LogWriter, appends: list[Append]) -> None:
         statuses = await writer.append_many(appends)
         ended = [append for append, status in zip(appends, statuses, strict=True) if self._book.answered(append, status)]
-        await writer.notify(append[0] for append in appends)
+        await writer.notify([append[0] for append in appends])
         for request_id, attempt, _, end in ended:
             await writer.close(request_id, attempt, end.phase if end else Phase.FINISHED)
             self._book.closed(request_id, attempt)

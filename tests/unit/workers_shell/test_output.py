@@ -105,6 +105,14 @@ def test_done_forgets_what_was_written_and_only_that() -> None:
     assert [entry.text for entry in it.take()[0][2]] == ["b"]
 
 
+def test_an_unanswered_append_is_repeated_as_it_was() -> None:
+    it = book()
+    it.handle(emit("a"))
+    first = it.take()
+    it.handle(emit("b", 1))
+    assert it.take() == first
+
+
 def test_an_end_that_is_done_closes_the_record_and_says_so() -> None:
     it = book()
     it.handle(EndRequest(REQUEST, 1, Phase.CANCELLED))

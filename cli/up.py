@@ -1,0 +1,103 @@
+"""`headstart up`: everything on one machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from cli.system import System, SystemPlan, WorkerPlan, threads_each
+from shared.errors import ConfigError
+from shared.processes import on_stop_signals
+
+
+@dataclass(frozen=True, slots=True)
+class UpSettings:
+    """What the command line decides."""
+
+    model: Path
+    low: int
+    high: int
+    host: str
+    port: int
+    redis_url: str
+    pool: str
+    served_model_name: str
+    dtype: str
+    low_slowdown: float
+    log_level: str
+
+
+def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
+    """Who runs where. `devices` are the accelerators, fastest first; high-end workers take them first, the CPU serves the rest.
+
+    Where low- and high-end workers would share one kind of device, the low-end ones are slowed down to play their part.
+    """
+    if not settings.model.is_dir():
+        raise ConfigError(f"--model {settings.model}: no such directory; give the directory of a transformers model with its tokenizer")
+    names = [f"high-{at + 1}" for at in range(settings.high)] + [f"low-{at + 1}" for at in range(settings.low)]
+    placed = dict(zip(names, [*devices, *["cpu"] * len(names)], strict=False))
+    on_cpu = sum(device == "cpu" for device in placed.values())
+    high_kinds = {device.split(":")[0] for name, device in placed.items() if name.startswith("high")}
+    workers = []
+    for name, device in placed.items():
+        options = ["--device", device, "--dtype", settings.dtype]
+        if device == "cpu":
+            options += ["--threads", str(threads_each(on_cpu))]
+        if name.startswith("low") and device.split(":")[0] in high_kinds:
+            options += ["--slowdown", str(settings.low_slowdown)]
+        workers.append(WorkerPlan(name, tuple(options)))
+    return SystemPlan(
+        model=settings.model,
+        served_model_name=settings.served_model_name,
+        workers=tuple(workers),
+        redis_url=settings.redis_url,
+        pool=settings.pool,
+        host=settings.host,
+        ports=(settings.port,),
+        log_level=settings.log_level,
+    )
+
+
+def accelerators() -> list[str]:
+    """CUDA devices by memory, largest first."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    sizes = {f"cuda:{at}": torch.cuda.get_device_properties(at).total_memory for at in range(torch.cuda.device_count())}
+    return sorted(sizes, key=lambda name: -sizes[name])
+
+
+async def run_up(settings: UpSettings) -> None:
+    """Returns after everything has stopped."""
+    stop = asyncio.Event()
+    on_stop_signals(stop.set)
+    console = Console(stderr=True)
+    plan = plan_up(settings, accelerators())
+    with console.status("starting") as status:
+        starting = asyncio.create_task(_started(System(plan, lambda what: status.update(what))))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return
+        stopped.cancel()
+        system = starting.result()
+    try:
+        console.print(
+            f"[bold]{settings.served_model_name}[/] at {system.urls[0]}/v1 with {settings.low} low-end and {settings.high} high-end"
+        )
+        console.print("Ctrl-C stops all; a second one at once.")
+        system.children.keep_running()
+        await stop.wait()
+    finally:
+        with console.status("stopping"):
+            await system.__aexit__()
+
+
+async def _started(system: System) -> System:
+    return await system.__aenter__()

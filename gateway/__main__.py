@@ -1,0 +1,55 @@
+"""`python -m gateway`: the gateway alone, for those who do not use the `headstart` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.settings import GatewaySettings
+from shared import logs
+from shared.errors import HeadstartError
+from shared.processes import die_with_parent
+
+
+def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, str]:
+    """Settings and log level. Raises `ConfigError`; exits with usage where argparse itself objects."""
+    parser = argparse.ArgumentParser(prog="gateway", description="OpenAI-compatible HTTP door to a Headstart pool.")
+    redis_url = os.environ.get("HEADSTART_REDIS_URL")
+    parser.add_argument("--redis-url", default=redis_url, required=redis_url is None, help="message server (HEADSTART_REDIS_URL)")
+    parser.add_argument("--model", type=Path, required=True, help="directory with the model's tokenizer and config.json")
+    parser.add_argument("--served-model-name", help="the model's name in the API; by default its directory's")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--pool", default=os.environ.get("HEADSTART_POOL", "default"))
+    parser.add_argument("--max-model-tokens", type=int, default=0, help="0: as config.json says")
+    parser.add_argument("--default-max-tokens", type=int, default=4096)
+    parser.add_argument("--ping-s", type=float, default=15.0)
+    parser.add_argument("--verify-s", type=float, default=30.0)
+    parser.add_argument("--shutdown-s", type=float, default=30.0)
+    parser.add_argument("--log-level", default="info")
+    options = vars(parser.parse_args(arguments))
+    level = options.pop("log_level")
+    options["served_model_name"] = options["served_model_name"] or options["model"].name
+    keys = tuple(key for key in os.environ.get("HEADSTART_API_KEYS", "").split(",") if key)
+    return GatewaySettings(api_keys=keys, **options), level
+
+
+def main(arguments: Sequence[str]) -> int:
+    die_with_parent()
+    try:
+        settings, level = parse(arguments)
+        logs.configure("gateway", level)
+        from gateway.process import run  # after parsing: a bad option is told at once
+
+        run(settings)
+    except HeadstartError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

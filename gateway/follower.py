@@ -1,0 +1,222 @@
+"""One reader per process follows any number of logs.
+
+Wake-ups say which logs have news; a slow poll covers lost ones. A log that stays silent, or was followed across a cut, is
+verified: a server that lost its last second comes back with a shorter log and says nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from gateway.fold import LogLost, shortened, unreadable, vanished
+from gateway.tail import START, Consumer, Entries, Following, Tail
+from shared.errors import DecodeError, FabricError
+from shared.fabric import Record
+from shared.messages import LogEnd
+from shared.request import TERMINAL
+from shared.types import RequestId
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = 0.25
+"""Pause after a failed read before the next try."""
+
+
+class Logs(Protocol):
+    """The part of the fabric that following needs."""
+
+    async def read_log(self, request_id: RequestId, after: str = START) -> Entries: ...
+
+    async def read_logs(self, after: Mapping[RequestId, str]) -> dict[RequestId, Entries]: ...
+
+    def wakeups(self) -> AsyncIterator[tuple[RequestId, ...]]: ...
+
+    async def record(self, request_id: RequestId) -> Record | None: ...
+
+
+class Follower:
+    """Reads for everybody in this process: one batch at a time, of exactly the logs that may have news."""
+
+    def __init__(self, logs: Logs, *, poll_s: float, verify_s: float, capacity: int) -> None:
+        self._logs = logs
+        self._poll_s = poll_s
+        self._verify_s = verify_s
+        self._capacity = capacity
+        self._tails: dict[RequestId, Tail] = {}
+        self._dirty: set[RequestId] = set()
+        self._wake = asyncio.Event()
+        self._next_poll = 0.0
+        self._cut_off = False
+        self.drops = 0
+
+    def __repr__(self) -> str:
+        return f"<Follower [{len(self._tails)} logs | {sum(len(tail.consumers) for tail in self._tails.values())} consumers]>"
+
+    def __len__(self) -> int:
+        return len(self._tails)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last read reached the server."""
+        return not self._cut_off
+
+    @contextmanager
+    def follow(self, request_id: RequestId) -> Iterator[Following]:
+        """A place in the log, at its start."""
+        following = Following(self._logs.read_log, request_id, behind=request_id in self._tails, capacity=self._capacity)
+        self.attach(request_id, following)
+        try:
+            yield following
+        finally:
+            self.drops += following.drops
+            self.detach(request_id, following)
+
+    def attach(self, request_id: RequestId, consumer: Consumer) -> None:
+        tail = self._tails.get(request_id)
+        if tail is None:
+            tail = self._tails[request_id] = Tail(request_id, asyncio.get_running_loop().time())
+        tail.consumers.append(consumer)
+        self._stir(request_id)
+
+    def detach(self, request_id: RequestId, consumer: Consumer) -> None:
+        tail = self._tails.get(request_id)
+        if tail is None or consumer not in tail.consumers:
+            return
+        tail.consumers.remove(consumer)
+        if not tail.consumers:
+            del self._tails[request_id]
+
+    async def run(self) -> None:
+        """Reads until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._read_on())
+            tasks.create_task(self._verify_on())
+
+    # -- wake-ups
+
+    def _stir(self, request_id: RequestId) -> None:
+        self._dirty.add(request_id)
+        self._wake.set()
+
+    async def _listen(self) -> None:
+        while True:
+            with suppress(FabricError):
+                async for request_ids in self._logs.wakeups():
+                    self._hear(request_ids)
+            await asyncio.sleep(BACKOFF_S)
+
+    def _hear(self, request_ids: tuple[RequestId, ...]) -> None:
+        """An empty hint: the connection is new, and the server perhaps another one than before."""
+        if not request_ids:
+            self._doubt()
+        self._dirty.update(self._tails if not request_ids else self._tails.keys() & set(request_ids))
+        if self._dirty:
+            self._wake.set()
+
+    # -- reading
+
+    async def _read_on(self) -> None:
+        while True:
+            wanted = await self._wanted()
+            try:
+                if wanted:
+                    self._deliver(await self._logs.read_logs(wanted))
+            except DecodeError:
+                await self._read_singly(wanted)
+            except FabricError as error:
+                self._lose_sight(error)
+                await asyncio.sleep(BACKOFF_S)
+
+    async def _read_singly(self, wanted: Mapping[RequestId, str]) -> None:
+        """After a batch with bytes that are no entry: only the log that holds them may suffer."""
+        for request_id, after in wanted.items():
+            try:
+                self._deliver({request_id: await self._logs.read_log(request_id, after)})
+            except DecodeError as error:
+                log.warning("an entry after %s in the log of %s is no message: %s", after, request_id, error)
+                if tail := self._tails.get(request_id):
+                    self._fail(tail, unreadable(request_id))
+            except FabricError as error:
+                self._lose_sight(error)
+
+    async def _wanted(self) -> dict[RequestId, str]:
+        """Where to go on in each log that may have news: those somebody pointed at, or, once per poll period, all."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(self._next_poll):
+                await self._wake.wait()
+        except TimeoutError:
+            self._next_poll = loop.time() + self._poll_s
+            self._dirty.update(self._tails)
+        self._wake.clear()
+        stirred, self._dirty = self._dirty, set()
+        tails = (self._tails[request_id] for request_id in stirred if request_id in self._tails)
+        return {tail.request_id: tail.position for tail in tails}
+
+    def _deliver(self, batch: dict[RequestId, Entries]) -> None:
+        now = asyncio.get_running_loop().time()
+        for request_id, entries in batch.items():
+            if entries and (tail := self._tails.get(request_id)):
+                tail.deliver(entries, now)
+                self._drop_ended(tail)
+        if self._cut_off:
+            self._cut_off = False
+            self._doubt()
+
+    def _drop_ended(self, tail: Tail) -> None:
+        """Nothing more will come: its consumers have or can read everything, and later ones start a tail of their own."""
+        if tail.ended:
+            self._tails.pop(tail.request_id, None)
+
+    def _fail(self, tail: Tail, error: LogLost) -> None:
+        log.error("%s", error)
+        tail.fail(error)
+        self._drop_ended(tail)
+
+    def _doubt(self) -> None:
+        """Verify every log soon: a server that restarted may have lost its last entries."""
+        long_ago = asyncio.get_running_loop().time() - self._verify_s
+        for tail in self._tails.values():
+            tail.heard = min(tail.heard, long_ago)
+
+    def _lose_sight(self, error: FabricError) -> None:
+        if not self._cut_off:
+            log.warning("the message server cannot be reached, streams wait: %s", error)
+        self._cut_off = True
+
+    # -- verifying
+
+    async def _verify_on(self) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, self._verify_s / 4))
+            now = asyncio.get_running_loop().time()
+            silent = [tail for tail in self._tails.values() if now - tail.heard >= self._verify_s]
+            for tail in silent:
+                with suppress(FabricError):
+                    await self._verify(tail)
+
+    async def _verify(self, tail: Tail) -> None:
+        count, position = tail.count, tail.position
+        # The record first: it closes after the log has ended, so a closed record and an open log cannot both be true.
+        record = await self._logs.record(tail.request_id)
+        entries = await self._logs.read_log(tail.request_id)
+        if tail.ended:
+            return
+        error = _judge(tail.request_id, entries, count, position, record)
+        if error is not None:
+            self._fail(tail, error)
+        tail.heard = asyncio.get_running_loop().time()
+
+
+def _judge(request_id: RequestId, entries: Entries, count: int, position: str, record: Record | None) -> LogLost | None:
+    """What is wrong with a log of which `count` entries up to `position` were delivered."""
+    if len(entries) < count or (count and entries[count - 1].entry_id != position):
+        return shortened(request_id)
+    if entries and isinstance(entries[-1].entry, LogEnd):
+        return None
+    return vanished(request_id) if record is None or record.phase in TERMINAL else None

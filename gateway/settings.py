@@ -1,0 +1,83 @@
+"""The gateway's settings: frozen, parsed once, passed down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.errors import ConfigError
+from shared.types import GatewayId
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """One gateway process. Seconds and tokens in the names."""
+
+    redis_url: str
+    model: Path
+    """Where the tokenizer, and `config.json` for the model's length, are read from."""
+    served_model_name: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 takes a free port; what was taken is logged."""
+    pool: str = "default"
+    max_model_tokens: int = 0
+    """Prompt and output together; 0: as the model's `config.json` says."""
+    default_max_tokens: int = 4096
+    """Bound of `max_tokens` of chat and responses when the client gives none."""
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Accepted keys; none: everybody may call, and everybody sees every request whose id they know."""
+    ping_s: float = 15.0
+    """Silence on a stream after which a comment is sent, so that proxies keep it open."""
+    poll_s: float = 0.2
+    """Fallback poll of followed logs, should a wake-up be lost."""
+    verify_s: float = 30.0
+    """Silence of a followed log after which it is checked that the server still has it."""
+    beat_s: float = 1.0
+    buffer_entries: int = 512
+    """Log entries kept for one slow client; beyond, it reads them again from the log later."""
+    cancel_wait_s: float = 5.0
+    """How long a cancel call waits for the request's end before it answers with the object as it is."""
+    shutdown_s: float = 30.0
+    """How long open streams may go on after SIGTERM."""
+    tokenizer_threads: int = 2
+    gateway_id: GatewayId = field(default_factory=lambda: GatewayId(f"gw-{secrets.token_hex(6)}"))
+    """One life of this process: its listeners hold while it beats."""
+
+    def __post_init__(self) -> None:
+        _need(bool(self.served_model_name), "--served-model-name must not be empty: give the name clients put into `model`")
+        _need(self.model.is_dir(), f"--model {self.model} is no directory: point it at one with tokenizer and config.json")
+        _need(0 <= self.port <= 65535, f"--port {self.port} is no port: choose 0..65535")
+        _need(self.max_model_tokens >= 0, "--max-model-tokens must be positive, or 0 to read it from the model's config.json")
+        for name in ("default_max_tokens", "ping_s", "poll_s", "verify_s", "beat_s", "buffer_entries", "tokenizer_threads"):
+            _need(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be positive")
+
+    @property
+    def model_tokens(self) -> int:
+        """Most tokens of prompt and output together."""
+        return self.max_model_tokens or model_length(self.model)
+
+    def owner_of(self, api_key: str) -> str:
+        """The digest that marks whose a request is; empty when no keys are needed."""
+        return hashlib.sha256(api_key.encode()).hexdigest()[:32] if self.api_keys else ""
+
+
+def model_length(model_dir: Path) -> int:
+    """`max_position_embeddings` (or `n_positions`) of a model directory."""
+    path = model_dir / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path} ({error}): give --max-model-tokens, or a directory with the model's config.json") from error
+    length = config.get("max_position_embeddings") or config.get("n_positions")
+    if not isinstance(length, int) or length < 2:
+        raise ConfigError(f"{path} names no max_position_embeddings: give --max-model-tokens")
+    return length
+
+
+def _need(truth: bool, message: str) -> None:
+    if not truth:
+        raise ConfigError(message)

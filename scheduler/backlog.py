@@ -1,0 +1,133 @@
+"""The waiting requests, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from scheduler.ordered import Ordered
+from scheduler.requests import LiveRequest
+from scheduler.view import HeadStartView, WaitingView
+from shared.types import RequestId
+
+Key = tuple[int, float, int]
+
+
+class Backlog:
+    """Ordered by (priority, deadline, arrival); a second order holds those without a head start.
+
+    A request that no member could hold is shelved, so that it does not stand before those that can be served.
+    `expect` estimates the output of a request.
+    """
+
+    def __init__(self, expect: Callable[[LiveRequest], int]) -> None:
+        self._expect = expect
+        self._line: Ordered[Key] = Ordered()
+        self._bare: Ordered[Key] = Ordered()
+        self._by_key: dict[Key, LiveRequest] = {}
+        self._by_id: dict[RequestId, LiveRequest] = {}
+        self._shelf: dict[RequestId, LiveRequest] = {}
+        self.tokens = 0
+        """Of all waiting requests, the shelf included."""
+
+    def __len__(self) -> int:
+        return len(self._line) + len(self._shelf)
+
+    def __contains__(self, request: LiveRequest) -> bool:
+        return self._by_id.get(request.request_id) is request or self._shelf.get(request.request_id) is request
+
+    @property
+    def line_length(self) -> int:
+        return len(self._line)
+
+    @property
+    def bare_length(self) -> int:
+        return len(self._bare)
+
+    def add(self, request: LiveRequest) -> None:
+        self._by_key[request.key] = request
+        self._by_id[request.request_id] = request
+        self._line.add(request.key)
+        if request.head_start is None:
+            self._bare.add(request.key)
+        self.tokens += request.num_tokens
+
+    def remove(self, request: LiveRequest) -> None:
+        self.tokens -= request.num_tokens
+        if self._shelf.pop(request.request_id, None) is None:
+            self._take_out(request)
+
+    def _take_out(self, request: LiveRequest) -> None:
+        self._line.remove(request.key)
+        if request.head_start is None:
+            self._bare.remove(request.key)
+        del self._by_key[request.key], self._by_id[request.request_id]
+
+    def give_head_start(self, request: LiveRequest, present: bool) -> None:
+        """Its head start appears or vanishes; called before `request.head_start` changes."""
+        if self._by_id.get(request.request_id) is not request or (request.head_start is not None) == present:
+            return
+        if present:
+            self._bare.remove(request.key)
+        else:
+            self._bare.add(request.key)
+
+    def shelve_misfits(self, largest: int) -> list[LiveRequest]:
+        """Sets aside requests in front that need more than `largest` tokens in one place."""
+        shelved: list[LiveRequest] = []
+        while (head := self.head()) is not None and head.num_tokens >= largest:
+            self._take_out(head)
+            self._shelf[head.request_id] = head
+            shelved.append(head)
+        return shelved
+
+    def unshelve(self, largest: int) -> None:
+        """A larger worker came."""
+        for request in [r for r in self._shelf.values() if r.num_tokens < largest]:
+            del self._shelf[request.request_id]
+            self.tokens -= request.num_tokens
+            self.add(request)
+
+    def head(self) -> LiveRequest | None:
+        key = self._line.at(0)
+        return None if key is None else self._by_key[key]
+
+    # -- what policies see: `scheduler.view.WaitingLine`
+
+    def first(self, count: int) -> Iterator[WaitingView]:
+        for at, key in enumerate(self._line):
+            if at == count:
+                return
+            yield self.view(self._by_key[key])
+
+    def without_head_start(self, skip: int = 0) -> Iterator[WaitingView]:
+        start = self._line.at(skip)
+        if start is not None:
+            for key in self._bare.since(start):
+                yield self.view(self._by_key[key])
+
+    def get(self, request_id: RequestId) -> WaitingView | None:
+        request = self._by_id.get(request_id)
+        return None if request is None else self.view(request)
+
+    def view(self, request: LiveRequest) -> WaitingView:
+        held = request.head_start
+        head_start = None if held is None else HeadStartView(held.assist, held.worker, held.offered, held.limit, held.stopped)
+        return WaitingView(
+            request.request_id,
+            request.num_tokens,
+            self._expect(request),
+            head_start,
+            request.assists_lost,
+            request.submission.priority,
+            request.deadline,
+        )
+
+    def check(self) -> None:
+        assert set(self._line) == set(self._by_key)
+        assert {r.request_id for r in self._by_key.values()} == set(self._by_id)
+        assert not set(self._by_id) & set(self._shelf)
+        assert set(self._bare) == {key for key, r in self._by_key.items() if r.head_start is None}
+        assert self.tokens == sum(r.num_tokens for r in [*self._by_id.values(), *self._shelf.values()])
+
+    def __repr__(self) -> str:
+        return f"<Backlog {len(self._line)} waiting | {len(self._bare)} without head start | {len(self._shelf)} shelved>"

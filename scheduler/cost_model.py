@@ -1,0 +1,92 @@
+"""What a placement takes and what it costs, from measured profiles. Pure arithmetic on views."""
+
+from __future__ import annotations
+
+from scheduler.view import Amount, HeadStartView, WaitingView, WorkerView
+from shared.types import whole_granules
+
+STANDARD_PROMPT = 512
+"""Tokens of the prompt by which free workers are compared."""
+
+
+def blocks_for(tokens: int, block_tokens: int) -> int:
+    return -(-tokens // block_tokens)
+
+
+def can_hold(worker: WorkerView, num_tokens: int) -> bool:
+    """Whether the empty worker could hold these tokens and one more."""
+    return num_tokens < worker.capacity_tokens
+
+
+def own_blocks(worker: WorkerView, head_start: HeadStartView | None) -> int:
+    """Blocks of a head start that this very worker gave: it keeps them when it becomes the owner."""
+    if head_start is None or head_start.worker != worker.ref:
+        return 0
+    return head_start.offered // worker.block_tokens
+
+
+def assign_amount(worker: WorkerView, waiting: WaitingView, cut: int = 0) -> Amount:
+    """What owning this request takes, `[0, cut)` being computed elsewhere: the prompt and the expected output.
+
+    At most the whole worker: a request whose prompt fits is not kept from it by an output that might not.
+    """
+    head_start = waiting.head_start
+    held = own_blocks(worker, head_start)
+    blocks = min(worker.total_blocks, blocks_for(waiting.num_tokens + waiting.expected_output, worker.block_tokens))
+    own = head_start is not None and head_start.worker == worker.ref
+    return Amount(waiting.num_tokens - cut, max(0, blocks - held), 0 if own else 1)
+
+
+def fits(worker: WorkerView, waiting: WaitingView) -> bool:
+    """Whether the worker could take this request now. An idle worker needs room for the prompt alone."""
+    needed = assign_amount(worker, waiting)
+    if not can_hold(worker, waiting.num_tokens) or worker.free.tokens <= 0 or needed.sequences > worker.free.sequences:
+        return False
+    if needed.blocks <= worker.free.blocks:
+        return True
+    prompt = blocks_for(waiting.num_tokens + 1, worker.block_tokens) - own_blocks(worker, waiting.head_start)
+    return worker.owned == 0 and prompt <= worker.free.blocks
+
+
+def granted(worker: WorkerView, amount: Amount) -> Amount:
+    """What is written down for a job that `fits`: never more blocks than there are."""
+    return amount._replace(blocks=min(amount.blocks, max(0, worker.free.blocks)))
+
+
+def assist_amount(worker: WorkerView, limit: int) -> Amount:
+    return Amount(0, blocks_for(limit, worker.block_tokens), 1)
+
+
+def assist_limit(worker: WorkerView, num_tokens: int, goal: int | None = None) -> int:
+    """How far a head start could go here: whole granules, the last token left to the owner, within the free blocks."""
+    room = max(0, worker.free.blocks) * worker.block_tokens
+    wanted = num_tokens - 1 if goal is None else min(goal, num_tokens - 1)
+    return whole_granules(min(wanted, room))
+
+
+def usable_cut(waiting: WaitingView) -> int:
+    """Tokens of its head start that an owner could use: whole granules, at most all but the last token."""
+    if waiting.head_start is None:
+        return 0
+    return whole_granules(min(waiting.head_start.offered, waiting.num_tokens - 1))
+
+
+def pull_seconds(owner: WorkerView, giver: WorkerView, cut: int) -> float:
+    """One transfer between two workers goes at the pace of the slower link; none within one worker."""
+    if owner.ref == giver.ref:
+        return 0.0
+    return max(owner.profile.transfer_seconds(cut), giver.profile.transfer_seconds(cut))
+
+
+def prefill_seconds(worker: WorkerView, start: int, stop: int) -> float:
+    return worker.profile.prefill_seconds(start, stop, worker.token_budget)
+
+
+def queued_seconds(worker: WorkerView) -> float:
+    """Seconds until the prefill that it already has is done, at its profiled throughput."""
+    return worker.queued_tokens / worker.speed
+
+
+def standard_seconds(worker: WorkerView) -> float:
+    """Seconds until a standard prompt would be prefilled here: what free workers are ranked by."""
+    return (worker.queued_tokens + STANDARD_PROMPT) / worker.speed

@@ -1,0 +1,81 @@
+"""A set that is always in order: the backlog's line and the queue of free workers."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+K = TypeVar("K", bound=tuple[Any, ...])
+
+BUCKET = 512
+
+
+class Ordered(Generic[K]):
+    """Distinct sortable keys in buckets of at most `2 * BUCKET`: any change costs O(sqrt n) at worst, the first key O(1).
+
+    A heap would give the first key only; policies look at the first few, and ask for the first beyond a key.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: list[list[K]] = []
+        self._lasts: list[K] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[K]:
+        for bucket in self._buckets:
+            yield from bucket
+
+    def __contains__(self, key: K) -> bool:
+        at = bisect_left(self._lasts, key)
+        if at == len(self._buckets):
+            return False
+        bucket = self._buckets[at]
+        return bucket[bisect_left(bucket, key)] == key
+
+    def add(self, key: K) -> None:
+        if not self._buckets:
+            self._buckets, self._lasts = [[]], [key]
+        at = min(bisect_left(self._lasts, key), len(self._buckets) - 1)
+        bucket = self._buckets[at]
+        insort(bucket, key)
+        self._lasts[at] = bucket[-1]
+        self._size += 1
+        if len(bucket) > 2 * BUCKET:
+            self._split(at)
+
+    def _split(self, at: int) -> None:
+        bucket = self._buckets[at]
+        self._buckets[at : at + 1] = [bucket[:BUCKET], bucket[BUCKET:]]
+        self._lasts[at : at + 1] = [bucket[BUCKET - 1], bucket[-1]]
+
+    def remove(self, key: K) -> None:
+        """Raises `KeyError` if it is not there."""
+        if key not in self:
+            raise KeyError(key)
+        at = bisect_left(self._lasts, key)
+        bucket = self._buckets[at]
+        del bucket[bisect_left(bucket, key)]
+        self._size -= 1
+        if bucket:
+            self._lasts[at] = bucket[-1]
+        else:
+            del self._buckets[at], self._lasts[at]
+
+    def at(self, index: int) -> K | None:
+        """The key at this place in the order, None beyond the end."""
+        for bucket in self._buckets:
+            if index < len(bucket):
+                return bucket[index]
+            index -= len(bucket)
+        return None
+
+    def since(self, key: K) -> Iterator[K]:
+        """Keys from `key` on, in order."""
+        first = bisect_left(self._lasts, key)
+        for at in range(first, len(self._buckets)):
+            bucket = self._buckets[at]
+            yield from bucket[bisect_left(bucket, key) if at == first else 0 :]

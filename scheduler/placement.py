@@ -1,0 +1,219 @@
+"""Answers credit: free owners take, idle assistants give head starts. What is decided is reserved at once."""
+
+from __future__ import annotations
+
+from scheduler.cost_model import assign_amount, assist_amount, fits, granted, prefill_seconds, pull_seconds, queued_seconds
+from scheduler.events import Place, Placed
+from scheduler.fleet import Worker
+from scheduler.moves import Moves
+from scheduler.policies.base import Assist, Policy, Take
+from scheduler.requests import HeadStart, LiveRequest, Stage
+from scheduler.state import State
+from scheduler.view import ClusterView, WaitingView, WorkerView
+from shared.fabric import WriteStatus
+from shared.messages import Assign, AssistOrder, Source, StopAssist
+from shared.types import AssistId, Phase, WorkerRef
+
+CONSIDERED = 4
+"""Workers whose score parts are told in the story."""
+
+
+class Placement:
+    def __init__(self, state: State, policy: Policy, moves: Moves) -> None:
+        self._state = state
+        self._policy = policy
+        self._moves = moves
+
+    def dispatch(self, now: float) -> None:
+        """Until nobody who is free wants anything."""
+        if self._state.backlog.line_length:
+            self._shelve()
+            self._take_all(now)
+            self._assist_all(now)
+
+    def _shelve(self) -> None:
+        largest = self._state.fleet.largest
+        for request in self._state.backlog.shelve_misfits(largest) if largest else []:
+            self._state.note(request.request_id, "no_worker_can_hold_it", tokens=request.num_tokens, largest=largest)
+
+    def _take_all(self, now: float) -> None:
+        free, asked = self._state.fleet.free_owners, 0
+        while self._state.backlog.line_length and (best := free.at(asked)) is not None:
+            worker = self._state.fleet.views[best[-1]]
+            take = self._policy.take(self.view(), worker)
+            if take is not None:
+                self._assign(worker, take, now)
+                asked = 0
+            elif not self._make_room(worker, now):
+                asked += 1
+
+    def _assist_all(self, now: float) -> None:
+        idle, asked = self._state.fleet.idle_assistants, 0
+        while self._state.backlog.bare_length and (best := idle.at(asked)) is not None:
+            worker = self._state.fleet.views[best[-1]]
+            assist = self._policy.assist(self.view(), worker)
+            if assist is None:
+                asked += 1
+            else:
+                self._order(worker, assist, now)
+
+    def view(self) -> ClusterView:
+        fleet = self._state.fleet
+        return ClusterView(fleet.views, self._state.backlog, fleet.roles, len(fleet.soon_free))
+
+    # -- an owner takes
+
+    def _assign(self, view: WorkerView, take: Take, now: float) -> None:
+        request, worker = self._state.requests[take.request_id], self._state.fleet.get(view.ref)
+        waiting = self._state.backlog.view(request)
+        assert worker is not None
+        if not fits(view, waiting):
+            raise ValueError(f"policy {self._policy.name} gave {request!r} to {worker!r}, where it does not fit")
+        story = self._story(request, waiting, view, take)
+        self._state.backlog.remove(request)
+        request.enter(Stage.PLACING)
+        request.owner, request.seq, request.placed_at = view.ref, self._state.next_job(), now
+        request.source, request.computed, request.missing_since = self._source(request, take), -1, None
+        worker.promise(request.seq, granted(view, assign_amount(view, waiting, take.cut)))
+        worker.incoming[request.request_id] = request
+        job = Assign(request.seq, request.request_id, request.attempt, request.num_tokens, request.source)
+        self._state.write(request, Place(view.ref, job), now)
+        self._settle_head_start(request, view.ref, now)
+        self._state.fleet.refresh(worker)
+        self._state.note(request.request_id, "assigned", **story)
+
+    def _source(self, request: LiveRequest, take: Take) -> Source | None:
+        held = request.head_start
+        return Source(held.assist, held.worker, take.cut) if held is not None and take.cut > 0 else None
+
+    def _settle_head_start(self, request: LiveRequest, owner: WorkerRef, now: float) -> None:
+        """The low-end stops: its part is taken, or is not wanted."""
+        held = request.head_start
+        if held is None:
+            return
+        giver = self._state.fleet.get(held.worker)
+        if request.source is None or giver is None:
+            self._moves.release(held, now)
+            return
+        held.taken = True
+        self._state.fleet.refresh(giver)
+        if giver.ref != owner:
+            self._state.tell(giver, StopAssist(held.assist, owner), now)
+
+    def _make_room(self, view: WorkerView, now: float) -> bool:
+        """An idle owner whose own head starts leave no room for anybody gives up the last one: nothing else would ever free it."""
+        if view.owned or not view.head_starts:
+            return False
+        own = [
+            request
+            for request_id in view.head_starts
+            if (request := self._state.requests.get(request_id)) and request.stage is Stage.WAITING
+        ]
+        worker = self._state.fleet.get(view.ref)
+        if not own or worker is None or worker.promises:
+            return False
+        held = max(own, key=lambda request: request.key).head_start
+        if held is None:
+            return False
+        self._moves.release(held, now)
+        return True
+
+    # -- an assistant gives a head start
+
+    def _order(self, view: WorkerView, assist: Assist, now: float) -> None:
+        worker = self._state.fleet.get(view.ref)
+        assert worker is not None
+        amount = assist_amount(view, assist.limit)
+        if amount.blocks > view.free.blocks or amount.sequences > view.free.sequences or assist.limit <= 0:
+            raise ValueError(f"policy {self._policy.name} ordered {assist} from {worker!r}, where it does not fit")
+        seq = self._state.next_job()
+        held = HeadStart(AssistId(f"{seq.epoch}.{seq.number}"), assist.request_id, view.ref, assist.limit, seq, now)
+        worker.promise(seq, amount)
+        self._state.link(worker, held)
+        command = Place(view.ref, AssistOrder(seq, held.assist, assist.request_id, assist.limit))
+        self._state.orders.send(held.assist, command, now)
+        self._state.out.append(command)
+        self._state.note(assist.request_id, "head_start", worker=str(view.ref), assist=held.assist, limit=assist.limit)
+
+    # -- answers
+
+    def on_placed(self, event: Placed, now: float) -> None:
+        if isinstance(event.job, Assign):
+            self._on_assign_placed(event, event.job, now)
+        else:
+            self._on_order_placed(event, event.job)
+
+    def _on_assign_placed(self, event: Placed, job: Assign, now: float) -> None:
+        request = self._state.requests.get(job.request_id)
+        if request is None or request.stage is not Stage.PLACING or request.seq != job.seq:
+            return
+        worker = self._state.fleet.get(event.worker)
+        assert worker is not None, f"{request!r} is placed with a worker that is gone"
+        if event.status is WriteStatus.DONE:
+            self._run(request, worker, now)
+        else:
+            self._moves.detach(request)
+            request.owner, request.seq, request.source = None, None, None
+            self._hold(worker, event.status)
+            self._moves.refused(request, event.status, now)
+
+    def _run(self, request: LiveRequest, worker: Worker, now: float) -> None:
+        self._state.writes.answered(request.request_id)
+        request.enter(Stage.RUNNING)
+        request.become(Phase.RUNNING)
+        request.placed_at = now
+        worker.running[request.request_id] = worker.incoming.pop(request.request_id)
+        if request.ending is not None:
+            self._moves.ask_owner_to_end(request, now)
+
+    def _on_order_placed(self, event: Placed, job: AssistOrder) -> None:
+        worker = self._state.fleet.get(event.worker)
+        if self._state.orders.get(job.assist) != Place(event.worker, job) or worker is None:
+            return
+        self._state.orders.answered(job.assist)
+        if event.status is not WriteStatus.DONE:
+            self._hold(worker, event.status)
+            self._state.lose_head_start(worker.head_starts[job.assist], f"refused: {event.status}")
+
+    def _hold(self, worker: Worker, status: WriteStatus) -> None:
+        """A refusal that may be about the worker: it gets nothing more before it has been heard again."""
+        worker.held = status is WriteStatus.SUPERSEDED or worker.held
+        self._state.fleet.refresh(worker)
+
+    # -- the story
+
+    def _story(self, request: LiveRequest, waiting: WaitingView, chosen: WorkerView, take: Take) -> dict[str, object]:
+        """Why here and why cut there, in figures."""
+        held = request.head_start
+        giver = self._state.fleet.views.get(held.worker) if held is not None and take.cut else None
+        return {
+            "policy": self._policy.name,
+            "worker": str(chosen.ref),
+            "attempt": request.attempt,
+            "tokens": request.num_tokens,
+            "reserved_output": waiting.expected_output,
+            "cut": take.cut,
+            "source": str(giver.ref) if giver else "",
+            "offered": held.offered if held else 0,
+            "pull_s": round(pull_seconds(chosen, giver, take.cut), 6) if giver else 0.0,
+            "saved_s": round(prefill_seconds(chosen, 0, take.cut), 6),
+            "considered": self._considered(waiting),
+            "waiting": len(self._state.backlog) - 1,
+        }
+
+    def _considered(self, waiting: WaitingView) -> list[dict[str, object]]:
+        """The free owners, best first, with the parts of their score."""
+        considered: list[dict[str, object]] = []
+        for key in self._state.fleet.free_owners:
+            if len(considered) == CONSIDERED:
+                break
+            view = self._state.fleet.views[key[-1]]
+            considered.append(
+                {
+                    "worker": str(view.ref),
+                    "queued_s": round(queued_seconds(view), 6),
+                    "prefill_s": round(prefill_seconds(view, 0, waiting.num_tokens), 6),
+                    "free_blocks": view.free.blocks,
+                }
+            )
+        return considered

@@ -1,0 +1,25 @@
+"""Policies by name: one interface (`base.Policy`), so that baselines and new ideas run in the same core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scheduler.policies.base import Policy
+from scheduler.policies.fixed_cut import FixedCut
+from scheduler.policies.high_only import HighOnly
+from scheduler.policies.take_when_free import TakeWhenFree
+from scheduler.settings import SchedulerSettings
+from shared.errors import ConfigError
+
+POLICIES: dict[str, Callable[[SchedulerSettings], Policy]] = {
+    TakeWhenFree.name: TakeWhenFree,
+    HighOnly.name: HighOnly,
+    FixedCut.name: FixedCut,
+}
+
+
+def make_policy(settings: SchedulerSettings) -> Policy:
+    """Raises `ConfigError` if nobody goes by that name."""
+    if settings.policy not in POLICIES:
+        raise ConfigError(f"scheduler policy {settings.policy!r} is unknown; there are {', '.join(sorted(POLICIES))}")
+    return POLICIES[settings.policy](settings)

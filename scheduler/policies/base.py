@@ -1,0 +1,46 @@
+"""What a policy decides. Pure: it looks at an immutable view and names what should be done; the placement does the books."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from scheduler.view import ClusterView, Roles, WorkerView
+from shared.types import RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """This worker should own this request, pulling `[0, cut)` of its head start; 0: no pull.
+
+    `cut` may lie beyond what is offered yet, up to the head start's limit: then the assist is still running up to it.
+    """
+
+    request_id: RequestId
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assist:
+    """This worker should give this waiting prompt a head start up to `limit` tokens (whole granules, at least one)."""
+
+    request_id: RequestId
+    limit: int
+
+
+class Policy(Protocol):
+    """`take` and `assist` are asked again after every answer, until they answer None: one decision at a time."""
+
+    name: str
+
+    def classify(self, view: ClusterView) -> Roles:
+        """Who owns and who assists; asked when a member comes, goes, or changes."""
+        ...
+
+    def take(self, view: ClusterView, worker: WorkerView) -> Take | None:
+        """Asked of an owner that has token credit: the waiting request that it should take now. It must fit."""
+        ...
+
+    def assist(self, view: ClusterView, worker: WorkerView) -> Assist | None:
+        """Asked of an assistant that has room for a head start."""
+        ...

@@ -1,0 +1,20 @@
+"""The baseline without head starts: fast workers take whole prompts, slow ones idle."""
+
+from __future__ import annotations
+
+from scheduler.policies.base import Assist
+from scheduler.policies.take_when_free import TakeWhenFree
+from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
+
+
+class HighOnly(TakeWhenFree):
+    name = "high_only"
+
+    def classify(self, view: ClusterView) -> Roles:
+        return Roles(owners=super().classify(view).owners)
+
+    def cut(self, view: ClusterView, worker: WorkerView, waiting: WaitingView) -> int:
+        return 0
+
+    def assist(self, view: ClusterView, worker: WorkerView) -> Assist | None:
+        return None

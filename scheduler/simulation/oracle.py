@@ -1,0 +1,221 @@
+"""What must be true of every run, whatever went wrong in it. A violation names itself and the moment it was seen.
+
+The oracle looks from outside: at the server's state, at what clients were shown, at each core after each event. It knows the
+right answer to every request beforehand, because the fake engine's next token is a function of the prefix alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from scheduler.simulation.answer import Answer, expected_answer
+from shared.fabric import FenceAnswer, Record, WriteStatus
+from shared.messages import LogEnd, LogEntry, LogTokens, Report
+from shared.request import TERMINAL
+from shared.types import Phase, RequestId
+from workers.output import Append
+
+if TYPE_CHECKING:
+    from scheduler.simulation.client import Client
+    from scheduler.simulation.process import Process
+    from scheduler.simulation.scheduler_shell import SchedulerShell
+    from scheduler.simulation.worker_shell import WorkerShell
+    from scheduler.simulation.world import World
+
+LIVENESS_S = 3.0
+GRACE_S = 10.0
+MAX_CRASHES = 3
+REST_S = 30.0
+"""After the last end every worker is at rest within this, and not because its head starts expired."""
+
+
+EXPIRY_S = 75.0
+"""... and this is when they would have expired."""
+
+
+class Violation(AssertionError):
+    """The system did what it must never do, or did not do what it must."""
+
+
+class Oracle:
+    """Hears of every event; `settled` says when nothing is left to wait for; `end` looks at what is left."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._answers: dict[RequestId, Answer] = {}
+        self._owners: dict[tuple[RequestId, int], str] = {}
+        self._progress: dict[tuple[str, RequestId, int], tuple[int, int]] = {}
+        self._fences: dict[RequestId, int] = {}
+        self.crashes = 0
+        """Lives that ended, or seemed to: how many attempts can have ended in a crash."""
+        self._quiet_since: float | None = None
+        self.outcomes: Counter[str] = Counter()
+
+    # -- after every event
+
+    def worker_moved(self, shell: WorkerShell) -> None:
+        self._check(f"{shell.name} check()", shell.core.check)
+
+    def scheduler_moved(self, shell: SchedulerShell) -> None:
+        self._check(f"{shell.name} check()", shell.core.check)
+
+    def killed(self, process: Process) -> None:
+        self.crashes += 1
+
+    def stalled(self, process: Process, seconds: float) -> None:
+        self.crashes += 1
+
+    def worker_left(self, shell: WorkerShell) -> None:
+        self._must(_idle(shell), f"{shell.name} left in good order and still held something: {shell.core!r}")
+
+    def reported(self, shell: WorkerShell, report: Report) -> None:
+        """Progress is one number: it never passes what is known, and only preemption takes it back."""
+        for own in report.owned:
+            self._must(0 <= own.num_computed <= own.num_tokens, f"{shell.name} has computed more than there is: {own}")
+            key = (shell.name, own.request_id, own.attempt)
+            before = self._progress.get(key, (0, 0))
+            self._must(own.num_tokens >= before[0], f"{shell.name} forgot tokens: {before[0]} before {own}")
+            self._must(own.num_computed >= before[1], f"{shell.name} fell back from {before[1]} to {own}, and was not preempted")
+            self._progress[key] = (own.num_tokens, own.num_computed)
+
+    def preempted(self, shell: WorkerShell, request_id: RequestId) -> None:
+        for key in [key for key in self._progress if key[:2] == (shell.name, request_id)]:
+            self._progress[key] = (self._progress[key][0], 0)
+
+    def opened(self, shell: WorkerShell, request_id: RequestId, attempt: int) -> None:
+        """An attempt belongs to one incarnation: two that write under it would both be believed."""
+        owner = self._owners.setdefault((request_id, attempt), shell.name)
+        self._must(owner == shell.name, f"attempt {attempt} of {request_id} is owned by {owner} and by {shell.name}")
+
+    def fence_raised(self, request_id: RequestId, answer: FenceAnswer, fence: int) -> None:
+        if answer.status is WriteStatus.DONE:
+            self._fences[request_id] = max(fence, self._fences.get(request_id, 1))
+
+    def appended(self, who: Process, append: Append, status: WriteStatus) -> None:
+        """Whoever is below the fence writes nothing more, be it right or wrong."""
+        request_id, attempt, _, _ = append
+        refused = status is not WriteStatus.DONE
+        fence = self._fences.get(request_id, 1)
+        self._must(refused or attempt >= fence, f"{who.name} wrote to {request_id} under attempt {attempt}, below its fence {fence}")
+        self._must(status is not WriteStatus.GAP, f"{who.name} left a gap in {request_id}, of which it is the lawful owner: {append}")
+
+    def shown(self, client: Client, entry_id: str, entry: LogEntry) -> None:
+        """Nothing is shown that is not in the log, as it is in the log, and in its order."""
+        logged = self._world.fabric.read_log(client.request_id)
+        seen = len(client.shown)
+        self._must(seen <= len(logged), f"{client.request_id} was shown entry {seen} of a log of {len(logged)}: {entry}")
+        self._must(logged[seen - 1].entry == entry, f"{client.request_id} was shown {entry} where its log has {logged[seen - 1].entry}")
+        self._must(logged[seen - 1].entry_id == entry_id, f"{client.request_id}: entry {entry_id} is not the one after the last")
+
+    # -- the end
+
+    def settled(self) -> bool:
+        """Nothing is left to wait for: every client and record has its end, and every worker is idle or has had its time to be."""
+        if not self._all_ended():
+            self._quiet_since = None
+            return False
+        restless = [shell for shell in self._world.workers if shell.alive and not _idle(shell)]
+        if self._quiet_since is None or any(shell.is_stalled for shell in self._world.processes()):
+            self._quiet_since = self._world.now
+        limit = EXPIRY_S if all(map(self._is_replaced, restless)) else REST_S
+        return not restless or self._world.now - self._quiet_since >= limit
+
+    def _is_replaced(self, shell: WorkerShell) -> bool:
+        """A newer incarnation of it lives: nobody speaks to it any more, so its head starts end by their own expiry."""
+        return any(other.ref.worker == shell.ref.worker for other in self._world.workers[self._world.workers.index(shell) + 1 :])
+
+    def _all_ended(self) -> bool:
+        clients, records = self._world.clients, self._world.fabric.records()
+        return all(client.settled for client in clients) and all(record.phase in TERMINAL for record in records)
+
+    def end(self) -> None:
+        for record in self._world.fabric.records():
+            self._ended_well(record)
+        self._must(not self._world.fabric.read_submissions("0-0"), "a closed request is still in the submit stream")
+        for client in self._world.clients:
+            self._client_ended_well(client)
+        for shell in self._world.workers:
+            if shell.alive:
+                self._must(_idle(shell), f"{shell.name} never came to rest: {shell.core!r}")
+                self._check(f"{shell.name} arena", lambda shell=shell: shell.transport.check(idle=True))
+
+    def _ended_well(self, record: Record) -> None:
+        request_id = record.request_id
+        entries = [line.entry for line in self._world.fabric.read_log(request_id)]
+        self._must(record.phase in TERMINAL, f"{request_id} is stuck: {record}")
+        ends = [entry for entry in entries if isinstance(entry, LogEnd)]
+        self._must(len(ends) == 1 and entries[-1] is ends[0], f"{request_id}: its log must have one end, at the end: {entries}")
+        self._must(ends[0].phase is record.phase, f"{request_id}: its log ended {ends[0]}, its record {record.phase}")
+        self._tokens_right(request_id, [entry for entry in entries if isinstance(entry, LogTokens)], ends[0])
+        self._end_justified(record, ends[0])
+        self.outcomes[f"{ends[0].phase} {ends[0].code}".strip()] += 1
+
+    def _tokens_right(self, request_id: RequestId, entries: list[LogTokens], end: LogEnd) -> None:
+        """Indexes complete, in order, once; ids and text those of the reference."""
+        answer = self._answer(request_id)
+        ids: list[int] = []
+        for entry in entries:
+            self._must(entry.index == len(ids), f"{request_id}: entry at index {entry.index} after {len(ids)} tokens")
+            ids.extend(entry.token_ids)
+        text = "".join(entry.text for entry in entries)
+        self._must(tuple(ids) == answer.token_ids[: len(ids)], f"{request_id}: wrong tokens {ids}, right are {answer.token_ids}")
+        self._must(answer.text.startswith(text), f"{request_id}: wrong text {text!r}, right is {answer.text!r}")
+        if end.phase is Phase.FINISHED:
+            self._must(tuple(ids) == answer.token_ids, f"{request_id}: finished after {len(ids)} of {len(answer.token_ids)} tokens")
+            self._must(text == answer.text, f"{request_id}: finished with {text!r}, right is {answer.text!r}")
+            self._must(entries[-1].finish is answer.finish, f"{request_id}: finish {entries[-1].finish}, right is {answer.finish}")
+
+    def _answer(self, request_id: RequestId) -> Answer:
+        if request_id not in self._answers:
+            head = self._world.fabric.head(request_id)
+            self._must(head is not None, f"{request_id} has a record and no log")
+            assert head is not None
+            self._answers[request_id] = expected_answer(head.spec)
+        return self._answers[request_id]
+
+    def _end_justified(self, record: Record, end: LogEnd) -> None:
+        if end.phase is Phase.CANCELLED:
+            self._must(self._may_be_cancelled(record), f"{record.request_id} was cancelled and nobody asked for it: {end}")
+        elif end.phase is Phase.FAILED:
+            reasons = {"timeout": record.submission.timeout_s > 0, "too_many_crashes": self.crashes >= MAX_CRASHES}
+            self._must(reasons.get(end.code, False), f"{record.request_id} failed without a reason that the schedule gives: {end}")
+
+    def _may_be_cancelled(self, record: Record) -> bool:
+        if record.cancel_asked:
+            return True
+        if record.submission.background:
+            return False
+        client = next((client for client in self._world.clients if client.request_id == record.request_id), None)
+        if client is None or not client.accepted or client.gone:
+            return True
+        client.is_followed()
+        return client.longest_alone_s >= GRACE_S or self._listener_news_was_lost()
+
+    def _listener_news_was_lost(self) -> bool:
+        """The scheduler was not told, or too late, that somebody follows: then it may take a client for gone."""
+        words = ("GatewayBeat", "ListenerChange", "set_listener", "tell_scheduler", "gateway", "server", "submit", "scheduler", "lead")
+        return any(any(word in step.value for word in words) for step, _ in self._world.plan.hit)
+
+    def _client_ended_well(self, client: Client) -> None:
+        self._must(client.settled, f"the client of {client.request_id} waits for ever: accepted {client.accepted}, shown {client.shown}")
+        if client.cancel_asked or client.gone:
+            return
+        self._must(client.accepted, f"{client.request_id} was never answered")
+
+    # -- words
+
+    def _check(self, what: str, check: object) -> None:
+        try:
+            check()  # type: ignore[operator]
+        except AssertionError as error:
+            raise Violation(f"at {self._world.now:.4f}: {what}: {error}") from error
+
+    def _must(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise Violation(f"at {self._world.now:.4f}: {otherwise}")
+
+
+def _idle(shell: WorkerShell) -> bool:
+    """Holds nothing: no request, no head start, no transfer, all blocks free."""
+    return shell.core.idle

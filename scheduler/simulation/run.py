@@ -1,0 +1,75 @@
+"""Runs schedules and adds up what they met."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from scheduler.simulation.build import Parts
+from scheduler.simulation.faults import make_schedule
+from scheduler.simulation.steps import POINTS, Fault, Point, Step
+from scheduler.simulation.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A seed whose run broke a rule, and how."""
+
+    seed: int
+    why: str
+
+
+@dataclass
+class Tally:
+    """What a run of schedules met, hit and found."""
+
+    schedules: int = 0
+    met: Counter[Step] = field(default_factory=Counter)
+    hit: Counter[Point] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        self.schedules += other.schedules
+        self.met += other.met
+        self.hit += other.hit
+        self.outcomes += other.outcomes
+        self.failures += other.failures
+
+    @property
+    def never_hit(self) -> list[Point]:
+        return [point for point in POINTS if not self.hit[point]]
+
+    def table(self) -> str:
+        """One line for each step: how often it was met, and how often each of its faults struck."""
+        lines = [f"{'step':<52} {'met':>8}  struck"]
+        for step in Step:
+            struck = ", ".join(f"{fault.value} {self.hit[step, fault]}" for fault in _faults(step))
+            lines.append(f"{step.value:<52} {self.met[step]:>8}  {struck}")
+        lines.append(f"{self.schedules} schedules, {sum(self.hit.values())} faults; ends: {dict(sorted(self.outcomes.items()))}")
+        return "\n".join(lines)
+
+
+def _faults(step: Step) -> list[Fault]:
+    return [fault for other, fault in POINTS if other is step]
+
+
+def run_seed(seed: int, parts: Parts | None = None) -> tuple[World, Failure | None]:
+    """Plays the seed's schedule; any exception out of a core, a shell or the oracle is the seed's failure."""
+    world = World(make_schedule(seed), parts)
+    try:
+        world.run()
+    except Exception as error:
+        return world, Failure(seed, f"{type(error).__name__}: {error}")
+    return world, None
+
+
+def run_seeds(seeds: Iterable[int], parts: Parts | None = None, *, stop_at_first: bool = False) -> Tally:
+    tally = Tally()
+    for seed in seeds:
+        world, failure = run_seed(seed, parts)
+        tally.add(Tally(1, world.plan.met, world.plan.hit, world.oracle.outcomes, [failure] if failure else []))
+        if failure and stop_at_first:
+            break
+    return tally

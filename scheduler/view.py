@@ -1,0 +1,122 @@
+"""What a policy sees: an immutable picture of the workers and of the waiting line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from shared.profile import Profile
+from shared.types import AssistId, RequestId, WorkerRef
+
+
+class Amount(NamedTuple):
+    """What a job takes from a worker, and what a worker has left."""
+
+    tokens: int
+    """Token budget of the coming step; the last job of a step may overdraw it."""
+    blocks: int
+    sequences: int
+
+    def plus(self, other: Amount) -> Amount:
+        return Amount(self.tokens + other.tokens, self.blocks + other.blocks, self.sequences + other.sequences)
+
+    def minus(self, other: Amount) -> Amount:
+        return Amount(self.tokens - other.tokens, self.blocks - other.blocks, self.sequences - other.sequences)
+
+
+NOTHING = Amount(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One live worker, with everything promised to it already subtracted."""
+
+    ref: WorkerRef
+    profile: Profile
+    fingerprint: bytes
+    block_tokens: int
+    total_blocks: int
+    max_model_tokens: int
+    token_budget: int
+    ready: bool
+    """Not draining. A worker that was not heard yet counts as ready: better wait a moment for a fast one."""
+    free: Amount
+    queued_tokens: int
+    """Prefill that it still has before it: of the requests it owns, and of those promised to it."""
+    owned: int
+    """Requests that it owns or was promised."""
+    head_starts: tuple[RequestId, ...]
+    """Requests whose head start it holds, nobody has taken them."""
+    speed: float
+    """Prefill tokens per second of a fresh chunk."""
+
+    @property
+    def capacity_tokens(self) -> int:
+        """Tokens of one sequence that it could hold if it were empty."""
+        return min(self.max_model_tokens, self.total_blocks * self.block_tokens)
+
+    @property
+    def soon_free(self) -> bool:
+        """It will take a request after the coming step or two."""
+        return self.queued_tokens <= self.token_budget and self.free.blocks > 0 and self.free.sequences > 0
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStartView:
+    """The partial prefill state that a low-end holds of a waiting prompt."""
+
+    assist: AssistId
+    worker: WorkerRef
+    offered: int
+    """Tokens that may be pulled now, whole granules."""
+    limit: int
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingView:
+    """One waiting request."""
+
+    request_id: RequestId
+    num_tokens: int
+    expected_output: int
+    """Tokens to reserve beside `num_tokens`."""
+    head_start: HeadStartView | None
+    assists_lost: int
+    """Head starts of it that vanished."""
+    priority: int
+    deadline: float
+
+
+class WaitingLine(Protocol):
+    """The backlog in order: priority, deadline, arrival."""
+
+    def __len__(self) -> int: ...
+
+    def first(self, count: int) -> Iterator[WaitingView]: ...
+
+    def without_head_start(self, skip: int = 0) -> Iterator[WaitingView]:
+        """In order, leaving out the first `skip` of the whole line."""
+        ...
+
+    def get(self, request_id: RequestId) -> WaitingView | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Who may own requests, and who gives head starts. A worker may be neither."""
+
+    owners: frozenset[WorkerRef] = frozenset()
+    assistants: frozenset[WorkerRef] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """Valid for one decision: nothing in it changes while a policy looks."""
+
+    workers: Mapping[WorkerRef, WorkerView]
+    waiting: WaitingLine
+    roles: Roles
+    about_to_take: int = 0
+    """Owners that will be free within a step or two: the first so many waiting requests need no head start."""

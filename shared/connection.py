@@ -1,0 +1,255 @@
+"""The one way to the server: Redis or Valkey, alone or a cluster.
+
+Two clients. Commands have a finite timeout, and what is repeatable is tried once more; blocking reads have no socket
+timeout (redis-py's default of five seconds with ten retries would turn an idle stream into an error) and a deadline of their
+own. The client library itself retries nothing: a resent XADD would be a duplicate. Its errors end here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import exceptions as foreign
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from shared.errors import ConfigError, FabricError, FabricUnavailable
+from shared.fabric_settings import FabricSettings
+from shared.scripts import Arg, Call
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+Client = Any
+"""`Redis` or `RedisCluster`: the calls used here are common to both."""
+
+RETRY_PAUSE_S = 0.05
+MIN_VERSION = (7, 0)
+_AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "READONLY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
+_CONNECTION = (foreign.ConnectionError, foreign.TimeoutError, foreign.ClusterError, foreign.RedisClusterException, OSError, TimeoutError)
+_STRANGER = (foreign.AuthenticationError, foreign.NoPermissionError)
+"""While connecting, the library hides them in a `ConnectionError`."""
+
+
+class OutOfMemory(FabricUnavailable):
+    """The server has reached its `maxmemory`."""
+
+
+def translate(error: Exception) -> Exception:
+    """Ours for a client library's error."""
+    if any(isinstance(cause, _STRANGER) for cause in (error, error.__cause__, error.__context__)):
+        return ConfigError(f"the message server refused our credentials ({error}): check the user and password in HEADSTART_REDIS_URL")
+    if isinstance(error, _CONNECTION):
+        return FabricUnavailable(f"the message server cannot be reached: {str(error) or type(error).__name__}")
+    if isinstance(error, foreign.OutOfMemoryError) or str(error).startswith("OOM"):
+        return OutOfMemory("the message server is out of memory")
+    if isinstance(error, foreign.BusyLoadingError | foreign.ReadOnlyError) or str(error).startswith(_AWAY):
+        return FabricUnavailable(f"the message server is not ready: {error}")
+    return FabricError(f"the message server says: {error}")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    try:
+        yield
+    except (foreign.RedisError, OSError, TimeoutError) as error:
+        raise translate(error) from error
+
+
+class FabricConnection:
+    """Runs scripts, reads streams, carries hints. One per process is enough; close it with `close`."""
+
+    def __init__(self, commands: Client, blocking: Client, settings: FabricSettings, url: str) -> None:
+        self._commands = commands
+        self._blocking = blocking
+        self._settings = settings
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"<FabricConnection {without_password(self._url)}{' cluster' if self.is_cluster else ''}>"
+
+    @property
+    def is_cluster(self) -> bool:
+        return isinstance(self._commands, RedisCluster)
+
+    async def run(self, call: Call) -> Any:
+        """One script's answer. Raises `FabricUnavailable`; the script may have run all the same."""
+        if not call.script.repeatable:
+            return await self._run(call)
+        return await again(lambda: self._run(call))
+
+    async def _run(self, call: Call) -> Any:
+        with translated():
+            try:
+                return await self._commands.execute_command(*call.by_digest())
+            except foreign.NoScriptError:
+                return await self._commands.execute_command(*call.by_text())
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """The answers of repeatable scripts, in order, in one round trip to each node."""
+        answers = await self.pipeline([call.by_digest() for call in calls])
+        for at, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                answers[at] = await self.run(calls[at])
+        return answers
+
+    async def pipeline(self, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
+        """Answers in order; an error stands in its command's place."""
+        if not commands:
+            return []
+        with translated():
+            pipe = self._commands.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command, **await self._route(command))
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+            return answers
+
+    async def command(self, *command: Arg) -> Any:
+        """One plain command's answer, tried once more: only for what can be repeated."""
+
+        async def attempt() -> Any:
+            with translated():
+                return await self._commands.execute_command(*command, **await self._route(command))
+
+        return await again(attempt)
+
+    async def _route(self, command: tuple[Arg, ...]) -> dict[str, Any]:
+        """The library asks the server where an XREAD's keys stand, each time; we know: after STREAMS."""
+        if command[0] != "XREAD":
+            return {}
+        return await self._to_node_of(self._commands, str(command[command.index("STREAMS") + 1]))
+
+    async def _to_node_of(self, client: Client, key: str) -> dict[str, Any]:
+        """Nothing to say for a single server; a cluster's client looks again where its slots are, if it has lost a node."""
+        if not self.is_cluster:
+            return {}
+        await client.initialize()
+        return {"target_nodes": client.nodes_manager.get_node_from_slot(client.keyslot(key))}
+
+    async def read(self, stream: str, after: str, count: int, block_ms: int) -> list[tuple[str, dict[bytes, bytes]]]:
+        """Entries of one stream after an id, waiting up to `block_ms` for the first one (0: not at all)."""
+        if block_ms <= 0:
+            return entries_of(await self.command("XREAD", "COUNT", count, "STREAMS", stream, after)).get(stream, [])
+        command = ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", stream, after)
+        with translated():
+            route = await self._to_node_of(self._blocking, stream)
+            async with asyncio.timeout(block_ms / 1000 + self._settings.command_timeout_s):
+                return entries_of(await self._blocking.execute_command(*command, **route)).get(stream, [])
+
+    async def publish(self, channel: str, data: bytes) -> None:
+        with translated():
+            await self._commands.execute_command("PUBLISH", channel, data)
+
+    async def subscribe(self, channel: str) -> AsyncGenerator[bytes | None, None]:
+        """What is published from now on. None: subscribed, now or again, and something may have been missed."""
+        with translated():
+            pubsub = self._blocking.pubsub(ignore_subscribe_messages=False)
+            try:
+                await pubsub.subscribe(channel)
+                async for message in pubsub.listen():
+                    if message["type"] == "subscribe":
+                        yield None
+                    elif message["type"] == "message":
+                        yield message["data"]
+            finally:
+                await pubsub.aclose()
+
+    async def close(self) -> None:
+        await self._commands.aclose()
+        await self._blocking.aclose()
+
+
+async def again(attempt: Callable[[], Awaitable[T]]) -> T:
+    """A second try after a short pause: enough for a connection that an idle server or a fail-over has cut."""
+    try:
+        return await attempt()
+    except OutOfMemory:
+        raise
+    except FabricUnavailable:
+        await asyncio.sleep(RETRY_PAUSE_S)
+        return await attempt()
+
+
+def entries_of(answer: Any) -> dict[str, list[tuple[str, dict[bytes, bytes]]]]:
+    """XREAD's answer as {stream: [(id, fields)]}."""
+    return {stream.decode(): [(entry_id.decode(), fields) for entry_id, fields in entries] for stream, entries in answer or ()}
+
+
+async def open_connection(url: str, settings: FabricSettings | None = None) -> FabricConnection:
+    """Connects to `redis://`, `rediss://` or `unix://`, and to a cluster: by `redis+cluster://`, or because the server says so.
+
+    Raises `FabricUnavailable`, or `ConfigError` for a server that would not do.
+    """
+    settings = settings or FabricSettings()
+    plain = plain_url(url)
+    is_cluster = await _check(plain, settings) or plain != url
+    make = _cluster if is_cluster else _single
+    commands, blocking = make(plain, settings, settings.command_timeout_s), make(plain, settings, None)
+    if is_cluster:
+        with translated():
+            await commands.initialize()
+            await blocking.initialize()
+    return FabricConnection(commands, blocking, settings, url)
+
+
+def plain_url(url: str) -> str:
+    """The address that the client library understands; raises `ConfigError` for another scheme."""
+    scheme = urlsplit(url).scheme
+    if scheme not in ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"):
+        raise ConfigError(f"HEADSTART_REDIS_URL {without_password(url)!r}: use redis://, rediss://, unix:// or redis+cluster://")
+    return url.replace(scheme, scheme.removesuffix("+cluster"), 1)
+
+
+def without_password(url: str) -> str:
+    """The address for people and logs."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+
+
+def _single(url: str, settings: FabricSettings, timeout_s: float | None) -> Client:
+    keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
+    return Redis.from_url(
+        url,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=settings.connect_timeout_s,
+        **keepalive,
+    )
+
+
+def _cluster(url: str, settings: FabricSettings, timeout_s: float | None) -> Client:
+    return RedisCluster.from_url(
+        url,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=settings.connect_timeout_s,
+        socket_keepalive=True,
+        max_connections=4096,
+    )
+
+
+async def _check(url: str, settings: FabricSettings) -> bool:
+    """Whether the server is part of a cluster. Raises `ConfigError` if it is too old or would forget our keys."""
+    client = _single(url, settings, settings.command_timeout_s)
+    try:
+        with translated():
+            info = await client.info()
+            fsync = (await client.config_get("appendfsync"))["appendfsync"] if settings.durable else ""
+    finally:
+        await client.aclose()
+    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+    if version < MIN_VERSION:
+        raise ConfigError(f"the message server is version {info['redis_version']}: Redis 7.0 or Valkey 8 is the oldest that will do")
+    if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
+        raise ConfigError(f"the message server evicts keys ({info['maxmemory_policy']}): set maxmemory-policy noeviction")
+    if settings.durable and not (info["aof_enabled"] and fsync == "always"):
+        raise ConfigError("durable mode needs a message server with appendonly yes and appendfsync always")
+    return bool(info.get("cluster_enabled"))

@@ -1,0 +1,53 @@
+"""The fabric's bounds and times to live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.messages import Submission
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FabricSettings:
+    """Every role of one pool should run with the same values; nothing breaks if they differ for a while."""
+
+    max_waiting: int = 10_000
+    """Queued requests beyond which submissions are refused, where the leader publishes no bound of its own."""
+    max_predicted_wait_s: float = 600.0
+    """A predicted wait beyond which submissions are refused."""
+    max_reserved_bytes: int = 1024 * _MIB
+    """What all live requests together may come to need in the server; keep it below the server's `maxmemory`."""
+    request_bytes: int = 4096
+    """Reserved for any request: record, head, story."""
+    prompt_token_bytes: int = 8
+    log_token_bytes: int = 48
+    """Reserved for each token that a request may generate: id, text, log probability, its share of an entry."""
+
+    live_ttl_s: int = 86_400
+    """A request that nobody has touched for so long is forgotten."""
+    retention_s: int = 600
+    """An ended request can be read for so long."""
+    story_ttl_s: int = 3600
+    worker_ttl_s: int = 120
+    """A worker's streams outlive its last report by so long."""
+    load_ttl_s: int = 30
+    """A published load counts for so long."""
+    events_ttl_s: int = 3600
+
+    events_max: int = 20_000
+    """Entries kept, about: a new leader heals what was trimmed from records and reports."""
+    worker_stream_max: int = 4096
+    story_max: int = 256
+
+    durable: bool = False
+    """Refuse a server that could lose an acknowledged write in a crash: exactly once then holds across its loss, too."""
+
+    command_timeout_s: float = 5.0
+    """How long an answer of the server may take; blocking reads have that much beyond their time."""
+    connect_timeout_s: float = 5.0
+
+    def reservation(self, submission: Submission) -> int:
+        """Bytes that a request may come to need in the server until it is closed: a bound, not a measurement."""
+        return self.request_bytes + self.prompt_token_bytes * submission.num_prompt + self.log_token_bytes * submission.max_tokens

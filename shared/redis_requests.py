@@ -1,0 +1,94 @@
+"""The life of a request in its pool: accepted, cancelled, closed; and its record."""
+
+from __future__ import annotations
+
+from shared import scripts
+from shared.codec import decode, encode
+from shared.connection import OutOfMemory
+from shared.fabric import Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.messages import Cancel, CancelAsked, ListenerChange, Submission
+from shared.redis_log import RedisLog, status
+from shared.scripts import Call
+from shared.types import GatewayId, Phase, RequestId, WorkerId, WorkerRef
+
+_REFUSED = (SubmitStatus.BUSY, SubmitStatus.NO_MEMORY)
+
+
+class RedisRequests(RedisLog):
+    """The gateways' part of the fabric, and `close`."""
+
+    async def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "") -> SubmitAnswer:
+        """Also takes back the log of a request that is not accepted (or was made before): another try creates it anew."""
+        try:
+            answer = _submit_answer(await self.connection.run(self._submit(submission, idempotency_key, body_digest)))
+        except OutOfMemory:
+            answer = SubmitAnswer(SubmitStatus.NO_MEMORY, submission.request_id, 1.0)
+        if answer.status in _REFUSED or answer.request_id != submission.request_id:
+            await self.discard_log(submission.request_id)
+        return answer
+
+    def _submit(self, submission: Submission, idempotency_key: str, body_digest: str) -> Call:
+        keys, settings = self.keys, self.settings
+        names = [keys.request(submission.request_id), keys.submit, keys.waiting, keys.reserved, keys.load]
+        if idempotency_key:
+            names.append(keys.idempotency(idempotency_key))
+        what = (submission.request_id, encode(submission), submission.gateway, submission.num_prompt, settings.reservation(submission))
+        bounds = (settings.max_waiting, settings.max_predicted_wait_s, settings.max_reserved_bytes)
+        return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest)
+
+    async def cancel(self, request_id: RequestId) -> Phase | None:
+        settings = self.settings
+        messages = (encode(CancelAsked(request_id)), encode(Cancel(request_id)))
+        bounds = (settings.events_max, settings.events_ttl_s, settings.worker_stream_max, settings.worker_ttl_s)
+        names = [self.keys.request(request_id), self.keys.events]
+        phase = await self.connection.run(scripts.CANCEL(names, self.keys.prefix + "control:", *messages, *bounds))
+        return Phase(phase.decode()) if phase else None
+
+    async def set_listener(self, request_id: RequestId, gateway: GatewayId, listening: bool) -> None:
+        change = encode(ListenerChange(request_id, gateway, listening))
+        names = [self.keys.request(request_id), self.keys.events]
+        bounds = (self.settings.events_max, self.settings.events_ttl_s)
+        await self.connection.run(scripts.SET_LISTENER(names, gateway, "1" if listening else "0", change, *bounds))
+
+    async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus:
+        names = [self.keys.request(request_id), self.keys.submit, self.keys.waiting, self.keys.reserved]
+        return status(await self.connection.run(scripts.CLOSE(names, request_id, attempt, phase.value, self.settings.retention_s)))
+
+    async def record(self, request_id: RequestId) -> Record | None:
+        return (await self.records((request_id,)))[0]
+
+    async def records(self, request_ids: tuple[RequestId, ...]) -> tuple[Record | None, ...]:
+        """Many records in one round trip, for a new leader; answers in order."""
+        reads = [("HGETALL", self.keys.request(request_id)) for request_id in request_ids]
+        answers = await self.connection.pipeline(reads)
+        for at, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                answers[at] = await self.connection.command(*reads[at])
+        return tuple(_record(request_id, dict(answer)) if answer else None for request_id, answer in zip(request_ids, answers, strict=True))
+
+
+def _submit_answer(answer: list[bytes]) -> SubmitAnswer:
+    what, request_id, wait = (part.decode() for part in answer)
+    submitted = SubmitStatus(what)
+    retry_after_s = min(120.0, max(1.0, float(wait))) if submitted in _REFUSED else 0.0
+    return SubmitAnswer(submitted, RequestId(request_id), retry_after_s)
+
+
+def _record(request_id: RequestId, fields: dict[bytes, bytes]) -> Record:
+    return Record(
+        request_id=request_id,
+        phase=Phase(fields[b"phase"].decode()),
+        attempt=int(fields[b"attempt"]),
+        owner=worker_ref(fields[b"worker"].decode()) if b"worker" in fields else None,
+        cancel_asked=b"cancel" in fields,
+        crashes=int(fields[b"crashes"]),
+        submission=decode(fields[b"submission"], Submission),
+        listener=GatewayId(fields[b"listener"].decode()),
+        num_tokens=int(fields[b"tokens"]),
+    )
+
+
+def worker_ref(name: str) -> WorkerRef:
+    """The inverse of `str(ref)`: an incarnation has no '#'."""
+    worker, _, incarnation = name.rpartition("#")
+    return WorkerRef(WorkerId(worker), incarnation)

@@ -1,0 +1,53 @@
+"""Servers, started once per test process when first asked for. Whoever gets one gets it empty, and has its keys checked afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support import redis_server
+from tests.support.key_check import TestServer, looked_into
+
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[TestServer]:
+    with redis_server.valkey() as url, looked_into(url) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_system_server() -> Iterator[TestServer]:
+    with redis_server.redis() as url, looked_into(url) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_server() -> Iterator[TestServer]:
+    with redis_server.cluster() as url, looked_into(url) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_url(valkey_server: TestServer) -> Iterator[str]:
+    """The embedded default."""
+    with valkey_server.well_kept() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_system_server: TestServer) -> Iterator[str]:
+    """The machine's own redis-server."""
+    with redis_system_server.well_kept() as url:
+        yield url
+
+
+@pytest.fixture
+def cluster_url(cluster_server: TestServer) -> Iterator[str]:
+    """Three nodes."""
+    with cluster_server.well_kept() as url:
+        yield url

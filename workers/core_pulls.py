@@ -1,0 +1,131 @@
+"""Head starts taken over from elsewhere: blocks allocated, a pull under a deadline, and only what was verified counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shared.messages import AbandonTransfer, PullRefused, ReleaseAssist, Source
+from shared.types import TokenSpan, TransferId, WorkerRef, whole_granules
+from workers.core_assists import CoreAssists
+from workers.core_state import Owned
+from workers.events import AbandonPull, PullEnded, StartPull, TellWorker
+from workers.kv_transfer import Intake
+from workers.settings import WorkerSettings
+
+
+class CorePulls(CoreAssists):
+    def __init__(self, settings: WorkerSettings) -> None:
+        super().__init__(settings)
+        self._transfers = 0
+
+    # -- begun
+
+    def accept_source(self, owned: Owned) -> None:
+        """What can be pulled of the head start: whole granules, and never the last token. Nothing: it is released."""
+        source = owned.source
+        if source is None:
+            return
+        tokens = min(whole_granules(source.tokens), whole_granules(owned.sequence.num_tokens - 1))
+        owned.source = replace(source, tokens=tokens) if tokens > 0 else None
+        if source.worker == self.settings.ref:
+            owned.source = None
+        elif owned.source is None:
+            self.release_source(source)
+
+    def start_pull(self, owned: Owned) -> None:
+        """Blocks for the whole span are free: take them and ask for the bytes. Until it ends, the sequence is in no step."""
+        source = owned.source
+        assert source is not None
+        sequence, span = owned.sequence, TokenSpan(0, source.tokens)
+        sequence.blocks.extend(self.blocks.allocate(self.blocks.blocks_for(span.stop)))
+        patience = self.pull_patience(span)
+        owned.intake = self._new_intake(owned, span, self.now + 2 * patience)
+        owned.source = None
+        self.command(self._start_command(owned.intake, patience))
+
+    def _new_intake(self, owned: Owned, span: TokenSpan, deadline: float) -> Intake:
+        assert owned.source is not None
+        self._transfers += 1
+        blocks = tuple(owned.sequence.blocks)
+        intake = Intake(TransferId(self._transfers), owned.spec.request_id, owned.attempt, owned.source, span, blocks, deadline)
+        self.intakes[intake.transfer] = intake
+        self.blocks.begin_transfer(blocks)
+        intake.start()
+        return intake
+
+    def _start_command(self, intake: Intake, patience: float) -> StartPull:
+        source = intake.source
+        return StartPull(
+            intake.transfer, intake.request_id, intake.attempt, source.assist, source.worker, intake.span, intake.blocks, patience
+        )
+
+    def pull_patience(self, span: TokenSpan) -> float:
+        """Seconds from now for a pull: a multiple of what the profile says, times the pulls that share the link."""
+        profile = self.settings.profile
+        expected = profile.transfer_seconds(len(span)) if profile else 0.0
+        return max(self.settings.pull_floor_s, self.settings.pull_patience * expected * (1 + len(self.intakes)))
+
+    # -- ended
+
+    def on_pull_ended(self, event: PullEnded) -> None:
+        intake = self.intakes.pop(event.transfer, None)
+        if intake is None:
+            return
+        self.blocks.end_transfer(intake.blocks)
+        good = min(whole_granules(event.good_tokens), intake.span.stop)
+        intake.end(good, event.error)
+        if intake.releases_source:
+            self.release_source(intake.source)
+        owned = self.owned.get(intake.request_id)
+        if owned and owned.intake is intake:
+            self._take_over(owned, good)
+        self._tell_pull(intake, event, good)
+
+    def _take_over(self, owned: Owned, good: int) -> None:
+        """Only now does progress rise; what was bad is computed like any other prefill."""
+        owned.intake = None
+        owned.sequence.rewind(good)
+        self.seal(owned.sequence)
+
+    def release_source(self, source: Source) -> None:
+        """This owner needs the head start no more; its giver hears so from the owner itself."""
+        self.command(TellWorker(source.worker, ReleaseAssist(source.assist)))
+
+    def _tell_pull(self, intake: Intake, event: PullEnded, good: int) -> None:
+        self.story(
+            intake.request_id,
+            "pulled",
+            source=str(intake.source.worker),
+            tokens=len(intake.span),
+            good_tokens=good,
+            bytes=event.bytes_moved,
+            seconds=event.seconds,
+            error=event.error,
+        )
+
+    # -- given up
+
+    def abandon(self, intake: Intake, *, releases_source: bool = True, tells_sender: bool = True) -> None:
+        """`PullEnded` follows; until then the blocks stay in flight, whoever let go of them."""
+        intake.releases_source = intake.releases_source and releases_source
+        if not intake.abandoned:
+            intake.abandoned = True
+            self.command(AbandonPull(intake.transfer, intake.source.worker))
+            if tells_sender:
+                self.command(TellWorker(intake.source.worker, AbandonTransfer(intake.transfer, self.settings.ref)))
+
+    def on_pull_refused(self, event: PullRefused) -> None:
+        intake = self.intakes.get(event.transfer)
+        if intake and intake.source.worker == event.sender:
+            self.story(intake.request_id, "pull_refused", source=str(event.sender), reason=event.reason)
+            self.abandon(intake, tells_sender=False)
+
+    def on_peer_lost(self, peer: WorkerRef) -> None:
+        for intake in [intake for intake in self.intakes.values() if intake.source.worker == peer]:
+            self.abandon(intake, tells_sender=False)
+        self.drop_peer(peer)
+
+    def expire_pulls(self) -> None:
+        """The transport keeps the deadline; this is for a transport that does not answer at all."""
+        for intake in [intake for intake in self.intakes.values() if self.now >= intake.deadline]:
+            self.abandon(intake)

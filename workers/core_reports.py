@@ -1,0 +1,130 @@
+"""Reports: heartbeat, credit and complete lists, so that whatever is lost heals with the next one."""
+
+from __future__ import annotations
+
+from shared.messages import AssistState, Credit, OwnedState, Report, WorkerState
+from shared.types import JobSeq, RequestId
+from workers.core_state import CoreState, Owned
+from workers.events import SendReport
+from workers.settings import WorkerSettings
+
+NO_CREDIT = Credit(tokens=0, blocks=0, sequences=0)
+LEARNING_RATE = 0.1
+"""Weight of the latest output in the expected length of outputs."""
+
+
+class CoreReports(CoreState):
+    def __init__(self, settings: WorkerSettings) -> None:
+        super().__init__(settings)
+        self._counter = 0
+        self._seen = JobSeq(0, 0)
+        self._reported_at = float("-inf")
+        self._reported_seen = self._seen
+        self._reported_credit = NO_CREDIT
+        self._closed: list[RequestId] = []
+        self._news = False
+        self._expected_output = float(settings.expected_output_tokens)
+
+    # -- what is told
+
+    def account(self, seq: JobSeq) -> None:
+        """From the next report on, this job is in the figures."""
+        self._seen = max(self._seen, seq)
+        self._scheduler_heard = self.now
+
+    def hear_scheduler(self) -> None:
+        self._scheduler_heard = self.now
+
+    def tell_soon(self) -> None:
+        """Something the scheduler waits for has happened: report after this event."""
+        self._news = True
+
+    def note_closed(self, request_id: RequestId) -> None:
+        self._closed.append(request_id)
+        self.tell_soon()
+
+    def learn_output(self, tokens: int) -> None:
+        self._expected_output += LEARNING_RATE * (tokens - self._expected_output)
+
+    # -- figures
+
+    def credit(self) -> Credit:
+        """What this worker could take on now.
+
+        Head starts count against neither tokens nor blocks that nobody is pulling: owned work comes first and takes them back.
+        """
+        if self.state is not WorkerState.READY:
+            return NO_CREDIT
+        backlog = sum(self._backlog(owned) for owned in self.owned.values())
+        growth = sum(self._growth(owned) for owned in self.owned.values())
+        blocks = self.blocks.free_blocks + self.blocks.pending_blocks + self.reclaimable_blocks() - growth
+        return Credit(max(0, self.settings.token_budget - backlog), max(0, blocks), self.free_sequences)
+
+    def _backlog(self, owned: Owned) -> int:
+        """Tokens this request still asks of the coming steps: one if it decodes, its unplanned prefill otherwise."""
+        if owned.ended:
+            return 0
+        coming = len(owned.intake.span) if owned.intake else owned.source.tokens if owned.source else 0
+        return max(1, owned.sequence.left - coming)
+
+    def _growth(self, owned: Owned) -> int:
+        """Blocks this request is expected to take yet."""
+        if owned.ended:
+            return 0
+        sequence = owned.sequence
+        ahead = max(1, int(self._expected_output) - sequence.num_generated)
+        final = min(sequence.max_tokens, sequence.num_tokens + ahead)
+        return max(0, self.blocks.blocks_for(final) - len(sequence.blocks))
+
+    def reclaimable_blocks(self) -> int:
+        """Blocks of head starts that owned work may take back: nobody pulls them or is about to."""
+        return sum(len(assist.sequence.blocks) for assist in self.assists.values() if not (assist.offer.sends or assist.taken_by))
+
+    # -- when
+
+    def report_if_due(self) -> None:
+        """At once if there is news or fresh credit, else once per interval."""
+        credit = self.credit()
+        waited = self.now - self._reported_at >= self.settings.report_s
+        if self._news or waited or self._is_fresh(credit):
+            self._send_report(credit)
+
+    def _is_fresh(self, credit: Credit) -> bool:
+        """Credit appeared or grew by much, or is there although the scheduler still subtracts jobs already counted."""
+        if not (credit.tokens and credit.sequences and credit.blocks):
+            return False
+        told = self._reported_credit
+        appeared = not (told.tokens and told.sequences and told.blocks)
+        more_tokens = credit.tokens - told.tokens >= self.settings.token_budget / 4
+        more_blocks = credit.blocks - told.blocks >= self.settings.total_blocks / 4
+        return appeared or more_tokens or more_blocks or self._seen != self._reported_seen
+
+    def _send_report(self, credit: Credit) -> None:
+        self._counter += 1
+        self._reported_at, self._reported_seen, self._reported_credit = self.now, self._seen, credit
+        report = Report(
+            ref=self.settings.ref,
+            counter=self._counter,
+            state=self.state,
+            seen=self._seen,
+            credit=credit,
+            owned=tuple(self._owned_state(owned) for owned in self.owned.values()),
+            assists=self._assist_states(),
+            closed=tuple(self._closed),
+            returned=tuple(self.returned.values()),
+        )
+        self._closed.clear()
+        self._news = False
+        self.command(SendReport(report))
+
+    def _owned_state(self, owned: Owned) -> OwnedState:
+        """One whose choice has ended has nothing left to compute, although its blocks are free already."""
+        sequence = owned.sequence
+        computed = sequence.num_tokens if owned.ended else sequence.num_computed
+        return OwnedState(owned.spec.request_id, owned.attempt, sequence.num_tokens, computed)
+
+    def _assist_states(self) -> tuple[AssistState, ...]:
+        return tuple(
+            AssistState(assist.assist, assist.sequence.spec.request_id, assist.offer.tokens, assist.stopped)
+            for assist in self.assists.values()
+        )

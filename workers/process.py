@@ -1,0 +1,169 @@
+"""One worker process: engine, transport, core and loop put together; runs until it has drained."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.redis_fabric import RedisFabric
+
+from shared.clock import SystemClock
+from shared.errors import ConfigError
+from shared.messages import WorkerInfo
+from shared.processes import on_stop_signals
+from shared.profile import Profile
+from shared.types import PoolId, WorkerId, WorkerRef
+from workers.core import WorkerCore
+from workers.engine import Engine
+from workers.engine_thread import EngineThread
+from workers.fake_engine import BYTES_PER_TOKEN, FakeEngine, FakeModel
+from workers.hf_detokenizer import HfDetokenizer
+from workers.loop import WorkerLoop
+from workers.mover import Mover
+from workers.output import OutputBook, OutputStage
+from workers.settings import WorkerSettings
+from workers.slowed_engine import SlowedEngine
+from workers.ucx_transport import UcxTransport
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("torch", "fake")
+FAKE_PROFILE = Profile(
+    step_s=0.004,
+    prefill_token_s=20e-6,
+    prefill_pair_s=2e-9,
+    decode_s=100e-6,
+    decode_context_s=20e-9,
+    kv_bytes_per_token=BYTES_PER_TOKEN,
+)
+"""What the engine without a model pretends to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProcessSettings:
+    """What the command line decides."""
+
+    redis_url: str
+    model: Path
+    engine: str = "torch"
+    name: str = ""
+    pool: str = "default"
+    device: str = "cpu"
+    dtype: str = "float32"
+    token_budget: int = 512
+    max_sequences: int = 32
+    block_tokens: int = 16
+    kv_bytes: int = 512 << 20
+    staging_bytes: int = 128 << 20
+    slowdown: float = 1.0
+    threads: int = 0
+
+
+async def serve(settings: WorkerProcessSettings) -> None:
+    """Loads, proves, profiles, joins; runs until SIGTERM or SIGINT and the drain that follows."""
+    ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), secrets.token_hex(4))
+    engine = build_engine(settings)
+    profile = measure(engine, settings)
+    core = WorkerCore(core_settings(settings, ref, engine, profile))
+    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
+    loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock())
+    loop.attach(
+        EngineThread(engine, loop.from_thread),
+        Mover(ref, engine, UcxTransport(ref, settings.staging_bytes), loop.tell_worker_from_thread, loop.from_thread),
+        OutputStage(
+            OutputBook(HfDetokenizer(settings.model), SystemClock()),
+            lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool)),
+            loop.from_thread,
+        ),
+    )
+    on_stop_signals(loop.drain)
+    log.info("%s serves %s on %s: %.0f prefill tokens/s", ref, settings.model.name, settings.device, profile.prefill_tokens_per_s())
+    try:
+        await loop.run()
+    finally:
+        await fabric.disconnect()
+        engine.close()
+
+
+def build_engine(settings: WorkerProcessSettings) -> Engine:
+    """Raises `ModelRefused` or `ConfigError` with the remedy."""
+    if settings.engine not in ENGINES:
+        raise ConfigError(f"--engine {settings.engine}: choose one of {', '.join(ENGINES)}")
+    if not settings.model.is_dir():
+        raise ConfigError(f"--model {settings.model}: no such directory; give the directory of a transformers model with its tokenizer")
+    engine = _fake(settings) if settings.engine == "fake" else _real(settings)
+    return SlowedEngine(engine, settings.slowdown) if settings.slowdown > 1 else engine
+
+
+def _fake(settings: WorkerProcessSettings) -> Engine:
+    """Speaks the model's vocabulary, computes nothing."""
+    config = json.loads((settings.model / "config.json").read_text())
+    eos = config.get("eos_token_id")
+    model = FakeModel(
+        vocab_size=config["vocab_size"],
+        eos_token_ids=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),
+        max_model_tokens=config["max_position_embeddings"],
+    )
+    total_blocks = settings.kv_bytes // (BYTES_PER_TOKEN * settings.block_tokens)
+    return FakeEngine(
+        model, block_tokens=settings.block_tokens, total_blocks=min(total_blocks, 65536), profile=FAKE_PROFILE, sleep=time.sleep
+    )
+
+
+def _real(settings: WorkerProcessSettings) -> Engine:
+    """torch is imported here alone: a worker without a model starts without it."""
+    import torch
+
+    from workers.torch_engine import TorchEngine
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return TorchEngine(
+        settings.model, device=settings.device, dtype=settings.dtype, block_tokens=settings.block_tokens, kv_bytes=settings.kv_bytes
+    )
+
+
+def measure(engine: Engine, settings: WorkerProcessSettings) -> Profile:
+    """The device's profile: measured, or what the engine without a model pretends."""
+    if settings.engine == "fake":
+        return FAKE_PROFILE.scaled(settings.slowdown)
+    from workers.profiler import profile_engine
+
+    return profile_engine(engine, token_budget=settings.token_budget)
+
+
+def core_settings(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine, profile: Profile) -> WorkerSettings:
+    return WorkerSettings(
+        ref=ref,
+        fingerprint=engine.kv.fingerprint,
+        block_tokens=engine.block_tokens,
+        total_blocks=engine.total_blocks,
+        token_budget=settings.token_budget,
+        max_sequences=settings.max_sequences,
+        max_model_tokens=engine.max_model_tokens,
+        eos_token_ids=engine.eos_token_ids,
+        kv_bytes_per_token=engine.kv.bytes_per_token,
+        profile=profile,
+    )
+
+
+def worker_info(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine, profile: Profile) -> WorkerInfo:
+    return WorkerInfo(
+        ref=ref,
+        model=settings.model.name,
+        fingerprint=engine.kv.fingerprint,
+        device=settings.device,
+        host=socket.gethostname(),
+        profile=profile,
+        block_tokens=engine.block_tokens,
+        total_blocks=engine.total_blocks,
+        max_sequences=settings.max_sequences,
+        token_budget=settings.token_budget,
+        max_model_tokens=engine.max_model_tokens,
+    )

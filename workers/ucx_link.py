@@ -1,0 +1,73 @@
+"""One UCX worker for one incarnation of one peer in one direction, and the operations that fly on it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from workers.staging import Region
+from workers.ucx_binding import Context, Operation, Worker
+from workers.ucx_staging import PinnedArena
+
+BURST_S = 0.0005
+"""The longest that one visit moves bytes with the GIL held, before others get their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    operation: Operation
+    region: Region | None
+
+
+class Link:
+    """Every operation on the worker goes through `watch`, which pins its region until it is done or the worker is gone."""
+
+    def __init__(self, context: Context, staging: PinnedArena) -> None:
+        self.worker: Worker = context.worker()
+        self._staging = staging
+        self._flights: list[Flight] = []
+        self.last_moved = time.monotonic()
+
+    def watch(self, operation: Operation, region: Region | None = None) -> Operation:
+        if region is not None:
+            self._staging.pin(region)
+        self._flights.append(Flight(operation, region))
+        return operation
+
+    @property
+    def flying(self) -> int:
+        return len(self._flights)
+
+    def burst(self) -> None:
+        """Moves bytes while there are any, for at most `BURST_S`."""
+        if self.worker.progress():
+            self.last_moved = time.monotonic()
+            while self.worker.progress() and time.monotonic() - self.last_moved < BURST_S:
+                pass
+
+    def land(self) -> None:
+        """Lets go of the operations that are done."""
+        landed = [flight for flight in self._flights if flight.operation.done()]
+        if landed:
+            self.last_moved = time.monotonic()
+            self._flights = [flight for flight in self._flights if not flight.operation.done()]
+        for flight in landed:
+            self._unpin(flight)
+
+    def _unpin(self, flight: Flight) -> None:
+        if flight.region is not None:
+            self._staging.unpin(flight.region)
+
+    def destroy(self) -> None:
+        """Ends what flies: afterwards nothing of this link touches memory."""
+        self._drain()
+        self.land()
+        self.worker.destroy()
+        for flight in self._flights:
+            self._unpin(flight)
+        self._flights = []
+
+    def _drain(self) -> None:
+        """Messages nobody will receive: refused rather than left for UCX to complain about."""
+        while (message := self.worker.probe()) is not None:
+            self.watch(self.worker.receive(message[0], memoryview(b"")))
