@@ -51,13 +51,14 @@ class _Stream(Generic[M]):
 
     ids: list[EntryId] = field(default_factory=list)
     items: list[M] = field(default_factory=list)
+    last: EntryId = (0, 0)
+    """Of the newest entry there ever was: ids grow although entries go and clocks step back."""
 
     def add(self, item: M, wall_ms: int) -> EntryId:
-        last = self.ids[-1] if self.ids else (0, 0)
-        entry_id = (wall_ms, 0) if wall_ms > last[0] else (last[0], last[1] + 1)
-        self.ids.append(entry_id)
+        self.last = (wall_ms, 0) if wall_ms > self.last[0] else (self.last[0], self.last[1] + 1)
+        self.ids.append(self.last)
         self.items.append(item)
-        return entry_id
+        return self.last
 
     def read(self, after: str, count: int) -> tuple[tuple[str, M], ...]:
         first = bisect_right(self.ids, _parse(after))
@@ -68,6 +69,10 @@ class _Stream(Generic[M]):
         at = bisect_right(self.ids, entry_id) - 1
         if at >= 0 and self.ids[at] == entry_id:
             del self.ids[at], self.items[at]
+
+    def clear(self) -> None:
+        self.ids.clear()
+        self.items.clear()
 
 
 Append = tuple[int, tuple[LogTokens, ...], LogEnd | None]
@@ -291,7 +296,8 @@ class FabricModel:
         if now_ms < lease.until_ms and lease.candidate != candidate:
             return 0
         if now_ms >= lease.until_ms:
-            lease.epoch += 1
+            # Higher even after a server lost its last writes: its clock is a floor for the number.
+            lease.epoch = max(lease.epoch + 1, now_ms)
         lease.candidate, lease.until_ms = candidate, now_ms + 1000 * ttl_s
         return lease.epoch
 
@@ -416,9 +422,12 @@ class FabricModel:
         self._state.members[info.ref] = _Member(info, ttl_s, self._clock.wall_ms() + 1000 * ttl_s)
 
     def leave(self, worker: WorkerRef) -> None:
-        """Its streams go with it."""
-        for kept in (self._state.members, self._state.jobs, self._state.control):
-            kept.pop(worker, None)
+        """Its streams are emptied. They keep their place: should it live after all, it reads on behind where it was."""
+        self._state.members.pop(worker, None)
+        if jobs := self._state.jobs.get(worker):
+            jobs.clear()
+        if control := self._state.control.get(worker):
+            control.clear()
 
     def members(self) -> tuple[WorkerInfo, ...]:
         """In no order that says anything."""

@@ -6,6 +6,7 @@ with its process: a clean `stop` leaves nothing behind, and a SIGKILL of the par
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -119,6 +120,7 @@ class EmbeddedServer:
     def _start(self, timeout_s: float) -> None:
         if self._process is not None:
             return
+        atexit.register(self.stop)
         self._home = Path(tempfile.mkdtemp(prefix="headstart-", dir=short_temporary_directory()))
         try:
             self.port = self.port or (free_port() if self._loopback else 0)
@@ -201,6 +203,7 @@ class EmbeddedServer:
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Ends the process, by force if need be, and removes what is temporary. May be called again."""
+        atexit.unregister(self.stop)
         process, self._process = self._process, None
         if process is not None:
             process.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ from workers.settings import WorkerSettings
 if TYPE_CHECKING:
     from scheduler.simulation.world import World
 
+FIRST_S = 0.4
+"""Nobody comes before."""
 BLOCK_TOKENS = 16
 TOKEN_BUDGET = 128
 HIGH_SEQUENCES, LOW_SEQUENCES = 4, 2
@@ -111,11 +114,9 @@ def worker_settings(info: WorkerInfo, engine: FakeEngine, scenario: Scenario) ->
 def make_clients(world: World) -> list[tuple[float, Client]]:
     """(arrival, client) for each request: Poisson arrivals, everything about a client drawn from the seed."""
     scenario = world.schedule.scenario
-    arrival_s, clients = 0.4, []
-    for number in range(scenario.requests):
-        arrival_s += world.rng.expovariate(scenario.arrivals_per_s)
-        clients.append((arrival_s, make_client(world, number, arrival_s)))
-    return clients
+    arrivals = list(accumulate((world.rng.expovariate(scenario.arrivals_per_s) for _ in range(scenario.requests)), initial=FIRST_S))[1:]
+    arrivals += sorted(world.rng.uniform(2.0, 9.0) for _ in range(scenario.stragglers))
+    return [(arrival_s, make_client(world, number, arrival_s)) for number, arrival_s in enumerate(arrivals)]
 
 
 def make_client(world: World, number: int, arrival_s: float) -> Client:

@@ -32,6 +32,8 @@ class Scenario:
 
     requests: int = 6
     arrivals_per_s: float = 8.0
+    stragglers: int = 0
+    """Requests that come later, when the first ones' KV blocks are used again."""
     high_ends: int = 1
     low_ends: int = 2
     high_blocks: int = 96
@@ -185,10 +187,11 @@ def _scenario(step: Step, rng: Random) -> Scenario:
     tight = step is Step.WORKER_PREEMPTING or rng.random() < 0.15
     pulls = step in _TRANSFER_STEPS
     return Scenario(
-        requests=8 if pulls else rng.randint(5, 7),
+        requests=7 if pulls else rng.randint(5, 7),
+        stragglers=4 if pulls else rng.choice((0, 0, 2)),
         arrivals_per_s=40.0 if pulls or tight else rng.choice((4.0, 12.0, 40.0)),
         high_ends=2 if rng.random() < 0.2 and not pulls else 1,
-        high_blocks=rng.randint(28, 36) if tight else 96,
+        high_blocks=rng.randint(28, 36) if tight else 48 if pulls else 96,
         low_blocks=rng.choice((32, 64)),
         depth=rng.choice((1, 2)),
         reserved_output=2 if tight else 16,

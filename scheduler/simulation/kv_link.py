@@ -111,9 +111,11 @@ class SimTransport:
         peer = self._wires.get(send.requester)
         if send.ended or peer is None:
             return
+        delay = 0.0
         for data in self._as_received(bytes(send.payload), fault):
             self._process.tell(f"moves {len(data)} bytes to {send.requester}", send.header.transfer)
-            self._process.world.after(0.0, partial(peer.run_land, send.header, data))
+            self._process.world.after(delay, partial(peer.run_land, send.header, data))
+            delay = self._process.world.rng.uniform(0.1, 4.0)
         self._end(send, "")
 
     def run_land(self, header: TransferHeader, data: bytes) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from shared.messages import GatewayBeat, ListenerChange, StoryLine
-from shared.types import Phase, RequestId
+from shared.types import Phase
 from tests.support.fake_owner import End, Hold, Say
 from tests.support.gateway_server import Stage, staged, until
 from tests.support.waiting import eventually
@@ -186,26 +186,43 @@ class TestKeys:
 class TestExplain:
     async def test_a_timeline_from_log_record_and_story(self, stage: Stage) -> None:
         public_id = (await stage.served.http.post("/v1/chat/completions", json=CHAT)).json()["id"]
-        request_id: RequestId = stage.owner.seen[0].request_id
         created = stage.owner.seen[0].created_ms
+        considered = [{"worker": "fast#1", "queued_s": 0.0}, {"worker": "slow#1", "queued_s": 0.5}]
         stage.fabric.model.tell_story(
-            request_id,
+            stage.owner.seen[0].request_id,
             (
+                StoryLine(created - 1, "scheduler", "head_start", {"worker": "slow#1", "assist": "a1", "limit": 64}),
                 StoryLine(
-                    created + 2, "scheduler", "placed", {"owner": "fast#1", "considered": ["fast#1", "slow#1"], "attempt": 1, "cut": 64}
+                    created + 2,
+                    "scheduler",
+                    "assigned",
+                    {"worker": "fast#1", "considered": considered, "attempt": 1, "cut": 4, "source": "slow#1"},
                 ),
-                StoryLine(created + 4, "fast#1", "pulled", {"source": "slow#1", "bytes": 4096, "seconds": 0.25}),
+                StoryLine(
+                    created + 4,
+                    "worker fast#1",
+                    "pulled",
+                    {"source": "slow#1", "tokens": 4, "good_tokens": 3, "bytes": 4096, "seconds": 0.25, "error": ""},
+                ),
             ),
         )
         page = (await stage.served.http.get(f"/v1/requests/{public_id}/explain")).json()
-        assert (page["status"], page["attempts"]) == ("finished", 1)
-        assert page["workers"] == {"considered": ["fast#1", "slow#1"], "assisted": ["slow#1"], "owned": ["fast#1"]}
-        assert page["transfers"] == {"count": 1, "bytes": 4096, "seconds": 0.25}
-        assert page["tokens"]["cut"] == 64
+        assert page["status"] == "finished"
+        assert [(row["attempt"], row["owner"], row["cut"]) for row in page["attempts"]] == [(1, "fast#1", 4)]
+        assert page["workers"] == {"considered": ["fast#1", "slow#1"], "gave_head_start": ["slow#1"], "owned": ["fast#1"]}
+        assert page["transfers"] == {"count": 1, "failed": 0, "bytes": 4096, "seconds": 0.25}
+        assert page["tokens"]["prefill_computed_by"] == {"slow#1": 3, "fast#1": 2}
+        assert page["tokens"]["recomputed"] == 1
         assert page["times"]["queued_ms"] == 2
-        assert {"submitted", "placed", "pulled", "first token", "finished"} <= {line["what"] for line in page["timeline"]}
+        assert {"submitted", "assigned", "pulled", "first token", "finished"} <= {line["what"] for line in page["timeline"]}
         assert page["times"]["inter_token_ms"]["count"] == 4
         assert [line["at_ms"] for line in page["timeline"]] == sorted(line["at_ms"] for line in page["timeline"])
+
+    async def test_a_request_that_nobody_took_yet(self, stage: Stage) -> None:
+        stage.plays(Hold(asyncio.Event()))
+        created = await stage.served.openai.responses.create(model="org/tiny", input="hi", background=True)
+        page = (await stage.served.http.get(f"/v1/requests/{created.id}/explain")).json()
+        assert (page["attempts"], page["times"]["ttft_ms"], page["tokens"]["generated"]) == ([], None, 0)
 
 
 class TestOperators:

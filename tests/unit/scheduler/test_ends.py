@@ -134,7 +134,7 @@ def test_a_running_request_that_is_late_is_failed_by_its_owner() -> None:
     d = Driver()
     d.join("fast")
     d.run("a", timeout_s=2.0)
-    assert told(d.tick(2.0)) == [("fast", Cancel(A, "timeout: not finished within 2 s"))]
+    assert told(d.tick(2.0)) == [("fast", Cancel(A, "timeout: not finished within 2 s", "timeout"))]
 
 
 def test_three_crashes_are_a_dead_letter() -> None:

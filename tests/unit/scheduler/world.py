@@ -7,7 +7,7 @@ request ends, and nothing is left anywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
 
 from scheduler.core import SchedulerCore
@@ -37,244 +37,19 @@ from scheduler.events import (
     WriteEnd,
 )
 from scheduler.settings import SchedulerSettings
-from shared.fabric import FenceAnswer, Record, WriteStatus
 from shared.messages import (
     Assign,
     AssistOrder,
-    AssistState,
-    Cancel,
     CancelAsked,
     Credit,
     Job,
-    OwnedState,
-    ReleaseAssist,
     Report,
-    Returned,
-    Revoke,
-    StopAssist,
-    WorkerInfo,
-    WorkerState,
 )
-from shared.request import TERMINAL, advance
-from shared.types import AssistId, JobSeq, MoveCause, Phase, RequestId, WorkerRef, whole_granules
+from shared.request import TERMINAL
+from shared.types import JobSeq, RequestId, WorkerRef
+from tests.unit.scheduler.device import TOTAL_BLOCKS, Device
+from tests.unit.scheduler.pool import Log, Pool
 from tests.unit.scheduler.support import FAST, SLOW, info, record, submission
-
-TOTAL_BLOCKS = 120
-SEQUENCES = 6
-
-
-@dataclass
-class Log:
-    fence: int = 1
-    written: int = 0
-    ended: Phase | None = None
-
-
-@dataclass
-class Pool:
-    """The fabric: records, logs, job streams. Every write as `shared/fabric.py` says, repeats included."""
-
-    records: dict[RequestId, Record] = field(default_factory=dict)
-    logs: dict[RequestId, Log] = field(default_factory=dict)
-    streams: dict[WorkerRef, list[Job]] = field(default_factory=dict)
-    epoch: int = 1
-    placed: dict[tuple[RequestId, int], Assign] = field(default_factory=dict)
-
-    def place(self, epoch: int, worker: WorkerRef, job: Job) -> WriteStatus:
-        stream = self.streams.get(worker)
-        if epoch != self.epoch or stream is None:
-            return WriteStatus.SUPERSEDED
-        if isinstance(job, AssistOrder):
-            stream.append(job)
-            return WriteStatus.DONE
-        held = self.records[job.request_id]
-        if self.placed.get((job.request_id, job.attempt)) == job:
-            return WriteStatus.DONE
-        if held.phase in TERMINAL:
-            return WriteStatus.ENDED
-        if held.cancel_asked:
-            return WriteStatus.CANCELLED
-        if held.phase is not Phase.QUEUED or held.attempt != job.attempt:
-            return WriteStatus.SUPERSEDED
-        assert (job.request_id, job.attempt) not in self.placed, f"{job} is the second placement of its attempt"
-        self.placed[job.request_id, job.attempt] = job
-        self._write(held, Phase.RUNNING, owner=worker, num_tokens=job.num_tokens)
-        stream.append(job)
-        return WriteStatus.DONE
-
-    def begin_move(self, epoch: int, request_id: RequestId, attempt: int) -> WriteStatus:
-        held = self.records[request_id]
-        if held.phase in TERMINAL:
-            return WriteStatus.ENDED
-        if epoch != self.epoch or held.attempt != attempt:
-            return WriteStatus.SUPERSEDED
-        if held.phase is not Phase.MOVING:
-            self._write(held, Phase.MOVING)
-        return WriteStatus.DONE
-
-    def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer:
-        log = self.logs[request_id]
-        if attempt < log.fence:
-            return FenceAnswer(WriteStatus.SUPERSEDED)
-        log.fence = attempt
-        return FenceAnswer(WriteStatus.DONE, log.written, log.ended)
-
-    def requeue(self, epoch: int, command: Requeue) -> WriteStatus:
-        held = self.records[command.request_id]
-        if held.phase in TERMINAL:
-            return WriteStatus.ENDED
-        if epoch != self.epoch:
-            return WriteStatus.SUPERSEDED
-        if held.phase is Phase.QUEUED and held.attempt == command.attempt:
-            return WriteStatus.DONE
-        if held.phase is not Phase.MOVING or held.attempt != command.attempt - 1:
-            return WriteStatus.SUPERSEDED
-        if held.cancel_asked:
-            return WriteStatus.CANCELLED
-        crashes = held.crashes + (command.cause is MoveCause.CRASH)
-        self._write(held, Phase.QUEUED, attempt=command.attempt, owner=None, crashes=crashes, num_tokens=command.num_tokens)
-        return WriteStatus.DONE
-
-    def append(self, request_id: RequestId, attempt: int, tokens: int, end: Phase | None) -> WriteStatus:
-        log = self.logs[request_id]
-        if attempt != log.fence:
-            return WriteStatus.SUPERSEDED
-        if log.ended is not None:
-            return WriteStatus.ENDED
-        log.written += tokens
-        log.ended = end
-        return WriteStatus.DONE
-
-    def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus:
-        held = self.records[request_id]
-        if held.phase in TERMINAL:
-            return WriteStatus.ENDED
-        if attempt < held.attempt:
-            return WriteStatus.SUPERSEDED
-        assert self.logs[request_id].ended is phase, f"{request_id} is closed as {phase}, its log says {self.logs[request_id]}"
-        self.records[request_id] = replace(held, phase=phase)
-        return WriteStatus.DONE
-
-    def _write(self, held: Record, phase: Phase, **changes: object) -> None:
-        advance(held.phase, phase, held)
-        self.records[held.request_id] = replace(held, phase=phase, **changes)  # type: ignore[arg-type]
-
-
-@dataclass
-class Held:
-    """A sequence on a worker, owned (`job`) or assisted."""
-
-    num_tokens: int
-    computed: int
-    limit: int
-    job: Assign | None = None
-    stopped: bool = False
-
-
-class Device:
-    """A worker: jobs in order, 256 tokens of prefill a step, then a token each for what it owns."""
-
-    def __init__(self, pool: Pool, member: WorkerInfo) -> None:
-        self.pool, self.info, self.ref = pool, member, member.ref
-        self.counter, self.seen = 0, JobSeq(0, 0)
-        self.owned: dict[RequestId, Held] = {}
-        self.assists: dict[AssistId, tuple[RequestId, Held]] = {}
-        self.closed: list[RequestId] = []
-        self.returned: dict[RequestId, Returned] = {}
-        self.read = 0
-
-    def step(self) -> None:
-        stream = self.pool.streams[self.ref]
-        while self.read < len(stream) and self.free_sequences() > 0:
-            self._accept(stream[self.read])
-            self.read += 1
-        for request_id, held in list(self.owned.items()):
-            self._advance(request_id, held)
-        for _, held in self.assists.values():
-            if not held.stopped:
-                held.computed = min(held.limit, held.computed + 256)
-
-    def _accept(self, job: Job) -> None:
-        self.seen = max(self.seen, job.seq)
-        if isinstance(job, AssistOrder):
-            self.assists[job.assist] = (job.request_id, Held(job.limit, 0, job.limit))
-        elif self.pool.logs[job.request_id].fence <= job.attempt:
-            start = job.source.tokens if job.source else 0
-            if job.source is not None and job.source.worker == self.ref:
-                self.assists.pop(job.source.assist, None)
-            self.owned[job.request_id] = Held(job.num_tokens, start, job.num_tokens, job)
-
-    def _advance(self, request_id: RequestId, held: Held) -> None:
-        assert held.job is not None
-        if held.computed < held.num_tokens - 1:
-            held.computed = min(held.num_tokens - 1, held.computed + 256)
-            return
-        wanted = self.pool.records[request_id].submission
-        last = held.num_tokens + 1 - wanted.num_prompt >= wanted.max_tokens
-        status = self.pool.append(request_id, held.job.attempt, 1, Phase.FINISHED if last else None)
-        held.computed, held.num_tokens = held.computed + 1, held.num_tokens + 1
-        if status is not WriteStatus.DONE:
-            del self.owned[request_id]
-        elif last:
-            self._close(request_id, held.job.attempt, Phase.FINISHED)
-
-    def _close(self, request_id: RequestId, attempt: int, phase: Phase) -> None:
-        self.pool.close(request_id, attempt, phase)
-        del self.owned[request_id]
-        self.closed.append(request_id)
-
-    def command(self, message: object) -> None:
-        match message:
-            case StopAssist(assist) if assist in self.assists:
-                self.assists[assist][1].stopped = True
-            case ReleaseAssist(assist):
-                self.assists.pop(assist, None)
-            case Cancel(request_id, error) if request_id in self.owned:
-                job = self.owned[request_id].job
-                assert job is not None
-                phase = Phase.FAILED if error else Phase.CANCELLED
-                if self.pool.append(request_id, job.attempt, 0, phase) is WriteStatus.DONE:
-                    self._close(request_id, job.attempt, phase)
-            case Revoke(request_id, attempt):
-                self.returned.pop(request_id, None)
-                held = self.owned.get(request_id)
-                if held is not None and held.job is not None and held.job.attempt < attempt:
-                    del self.owned[request_id]
-
-    def give_back(self, request_id: RequestId) -> None:
-        held = self.owned.pop(request_id, None)
-        if held is not None and held.job is not None:
-            self.returned[request_id] = Returned(request_id, held.job.attempt, "drawn")
-
-    def free_sequences(self) -> int:
-        return SEQUENCES - len(self.owned) - len(self.assists)
-
-    def report(self) -> Report:
-        self.counter += 1
-        used = sum(-(-(held.num_tokens + 40) // 16) for held in self.owned.values())
-        used += sum(-(-held.limit // 16) for _, held in self.assists.values())
-        busy = any(held.computed < held.num_tokens - 1 for held in self.owned.values())
-        credit = Credit(0 if busy else 512, max(0, TOTAL_BLOCKS - used), max(0, self.free_sequences()))
-        closed, self.closed = tuple(self.closed), []
-        return Report(
-            self.ref,
-            self.counter,
-            WorkerState.READY,
-            self.seen,
-            credit,
-            self._owned(),
-            self._assists(),
-            closed,
-            tuple(self.returned.values()),
-        )
-
-    def _owned(self) -> tuple[OwnedState, ...]:
-        return tuple(
-            OwnedState(r, held.job.attempt, held.num_tokens, held.computed) for r, held in self.owned.items() if held.job is not None
-        )
-
-    def _assists(self) -> tuple[AssistState, ...]:
-        return tuple(AssistState(a, r, whole_granules(held.computed), held.stopped) for a, (r, held) in self.assists.items())
 
 
 class World:

@@ -86,5 +86,12 @@ def test_a_killed_parent_takes_its_server_along(tmp_path: Path) -> None:
     shutil.rmtree(home)
 
 
+def test_a_parent_that_forgets_its_server_leaves_nothing_either() -> None:
+    code = "from shared.server import EmbeddedServer as E; s = E(); s.start(); print(s.pid, s.home)"
+    pid, home = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout.decode().split()
+    assert is_gone(int(pid))
+    assert not Path(home).exists()
+
+
 def test_the_wheel_has_a_server_for_this_machine() -> None:
     assert valkey_executable().stat().st_mode & 0o100
