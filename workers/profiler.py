@@ -123,8 +123,8 @@ def _fill(engine: Engine, blocks: Sequence[tuple[BlockId, ...]], token_budget: i
         return
     payload = memoryview(bytearray(context * engine.kv.bytes_per_token))
     engine.gather(blocks[0], TokenSpan(0, context), payload)
-    for other in blocks[1:]:
-        engine.scatter(other, TokenSpan(0, context), payload)
+    for copied in blocks[1:]:
+        engine.scatter(copied, TokenSpan(0, context), payload)
 
 
 def _run(engine: Engine, work: _Work, blocks: Sequence[tuple[BlockId, ...]], step: int) -> float:
