@@ -114,8 +114,8 @@ def _screen(answers: list[Answer]) -> Group:
 
 def _table(answers: list[Answer]) -> Table:
     table = Table(title="Where each prompt was cut", title_justify="left")
-    for name in ("#", "prompt", "head start by", "cut at", "owner", "owner's prefill", "moved", "pull", "waited", "TTFT"):
-        table.add_column(name, justify="left" if name in ("head start by", "owner") else "right")
+    for name in ("#", "prompt", "cut at", "prefill tokens by", "owner", "moved", "pull", "waited", "TTFT"):
+        table.add_column(name, justify="left" if name in ("prefill tokens by", "owner") else "right")
     for answer in answers:
         table.add_row(str(answer.number), *_row(answer))
     return table
@@ -123,12 +123,12 @@ def _table(answers: list[Answer]) -> Table:
 
 def _row(answer: Answer) -> tuple[str, ...]:
     tokens, moved, times, workers = (answer.story[key] for key in ("tokens", "transfers", "times", "workers"))
+    shares = ", ".join(f"{_short(name)} {count}" for name, count in tokens["prefill_computed_by"].items())
     return (
         f"{tokens['prompt']} tokens",
-        ", ".join(_short(name) for name in workers["assisted"]) or "-",
         str(tokens["cut"]),
+        shares,
         ", ".join(_short(name) for name in workers["owned"]),
-        f"{tokens['owner_prefill']} tokens",
         f"{moved['bytes'] / 1e3:.0f} kB" if moved["bytes"] else "-",
         f"{1e3 * moved['seconds']:.1f} ms" if moved["bytes"] else "-",
         f"{times['queued_ms']} ms",
@@ -145,7 +145,6 @@ def _verdict(console: Console, answers: list[Answer]) -> int:
     ahead = sum(answer.story["tokens"]["cut"] for answer in answers)
     prompt = sum(answer.story["tokens"]["prompt"] for answer in answers)
     started = sum(answer.story["tokens"]["cut"] > 0 for answer in answers)
-    console.print(
-        f"{len(answers) - len(failed)} of {len(answers)} answers complete; {started} prompts got a head start: {ahead} of {prompt} prompt tokens"
-    )
+    complete = f"{len(answers) - len(failed)} of {len(answers)} answers complete"
+    console.print(f"{complete}; {started} prompts got a head start: {ahead} of {prompt} prompt tokens")
     return 1 if failed or (len(answers) > 1 and not started) else 0

@@ -73,8 +73,8 @@ def _text(value: str) -> str:
     return value
 
 
-def _short_pairs(value: dict[str, str] | None) -> dict[str, str] | None:
-    for key, text in (value or {}).items():
+def _short_pairs(value: dict[str, str]) -> dict[str, str]:
+    for key, text in value.items():
         if len(key) > limits.MAX_METADATA_KEY_CHARS or len(text) > limits.MAX_METADATA_VALUE_CHARS:
             raise PydanticCustomError(
                 "metadata_length",
@@ -85,12 +85,13 @@ def _short_pairs(value: dict[str, str] | None) -> dict[str, str] | None:
 
 
 StopString = Annotated[StrictStr, Field(min_length=1, max_length=limits.MAX_STOP_CHARS)]
-Stop = Annotated[list[StopString] | None, BeforeValidator(_as_list), Field(max_length=limits.MAX_STOP_STRINGS)]
+Stop = Annotated[Annotated[list[StopString], Field(max_length=limits.MAX_STOP_STRINGS)] | None, BeforeValidator(_as_list)]
 Tokens = Annotated[StrictInt, Field(ge=1)] | None
 Temperature = Annotated[StrictFloat, Field(ge=0.0, le=2.0, allow_inf_nan=False)] | None
 TopP = Annotated[StrictFloat, Field(gt=0.0, le=1.0, allow_inf_nan=False)] | None
 Seed = Annotated[StrictInt, Field(ge=0, le=limits.MAX_SEED)] | None
-Metadata = Annotated[dict[StrictStr, StrictStr] | None, Field(max_length=limits.MAX_METADATA_PAIRS), AfterValidator(_short_pairs)]
+Pairs = Annotated[dict[StrictStr, StrictStr], Field(max_length=limits.MAX_METADATA_PAIRS), AfterValidator(_short_pairs)]
+Metadata = Pairs | None
 User = Annotated[StrictStr, Field(max_length=limits.MAX_USER_CHARS)] | None
 Flag = StrictBool | None
 Prompt = Annotated[

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,13 +28,43 @@ def create_app(settings: GatewaySettings, fabric: GatewayFabric, tokenizer: Enco
         async with gateway.running():
             yield
 
-    app = FastAPI(title="Headstart", lifespan=lifespan, max_body_size=MAX_BODY_BYTES)
+    app = FastAPI(title="Headstart", lifespan=lifespan)
     app.state.gateway = gateway
     install_error_handlers(app)
     for routes in (inference_routes, request_routes, model_routes, operator_routes):
         app.include_router(routes(gateway))
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestIds)
     return app
+
+
+class BodyLimit:
+    """Refuses a body beyond the limit where it is read: by its announced length, or as soon as more has come.
+
+    The framework's own limit answers in plain text, which the clients' error handling cannot read.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        seen = int(announced) if announced.isdecimal() else 0
+        read = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if max(seen, read) > self._max_bytes:
+                raise HTTPException(413, f"The body is larger than {self._max_bytes} bytes: send less text.")
+            return message
+
+        await self._app(scope, receive_within_limit, send)
 
 
 class RequestIds:

@@ -1,18 +1,22 @@
 """`GET /v1/requests/{id}/explain`: one request's timeline, from its record, its log and what its workers told. Pure; never prompt text.
 
-The story's lines are free-form: `what` is for people, `data` holds figures under agreed names. What is summed up here is read from
-`data` by those names, so that a line that says more, or a new kind of line, never breaks the page.
+Scheduler and workers tell free-form lines; those summed up here are `assigned` (one per attempt that got an owner: who was
+considered, where it was cut), `head_start` and `pulled`. Every line stands in the timeline, whatever it says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeGuard
 
 from gateway.fold import Fold, Json
 from shared.fabric import LoggedEntry, Record
 from shared.messages import LogEnd, LogTokens, StoryLine
+
+NUMERICS = (
+    "Every token index is delivered exactly once. The same text as without faults is promised for float32 on one kind of device, "
+    "except at rounding ties; with bfloat16, or across a conversion of types, only exactly once is."
+)
 
 
 def explain(fold: Fold, entries: Sequence[LoggedEntry], record: Record | None, story: Sequence[StoryLine]) -> Json:
@@ -20,90 +24,118 @@ def explain(fold: Fold, entries: Sequence[LoggedEntry], record: Record | None, s
     created = fold.head.spec.created_ms
     tokens = [logged.entry for logged in entries if isinstance(logged.entry, LogTokens)]
     lines = sorted(story, key=lambda line: line.at_ms)
+    end = fold.transcript.end
+    attempts = _attempts(lines, created)
     return {
         "id": fold.public_id,
         "object": "request.explanation",
         "model": fold.model,
         "created": fold.created,
-        "status": _status(fold, record),
-        "attempts": max([record.attempt if record else 1, *_figures(lines, "attempt")], default=1),
+        "status": str(end.phase) if end is not None else str(record.phase) if record else "unknown",
+        "attempts": attempts,
         "crashes": record.crashes if record else 0,
         "owner": str(record.owner) if record and record.owner else None,
-        "workers": _workers(lines),
-        "tokens": _tokens(fold, lines),
+        "workers": _workers(lines, attempts),
+        "tokens": _tokens(fold, attempts),
         "transfers": _transfers(lines),
-        "times": _times(tokens, _end(entries), lines, created),
-        "timeline": _timeline(tokens, _end(entries), lines, created),
-        "numerics": "exactly once; the same text as without faults is promised for float32 on one kind of device, except at rounding ties",
+        "times": _times(tokens, end, attempts, created),
+        "timeline": _timeline(tokens, end, lines, created),
+        "numerics": NUMERICS,
     }
 
 
-def _status(fold: Fold, record: Record | None) -> str:
-    if fold.transcript.end is not None:
-        return str(fold.transcript.end.phase)
-    return str(record.phase) if record else "unknown"
-
-
-def _end(entries: Sequence[LoggedEntry]) -> LogEnd | None:
-    return next((logged.entry for logged in entries if isinstance(logged.entry, LogEnd)), None)
-
-
-def _number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _figures(lines: Sequence[StoryLine], *names: str) -> list[int]:
-    """Every figure that the story tells under one of these names."""
-    return [int(value) for line in lines for name in names if _number(value := line.data.get(name))]
-
-
-def _workers(lines: Sequence[StoryLine]) -> Json:
-    """Who was considered, who gave a head start and who owned, in order of appearance."""
-    named: dict[str, dict[str, None]] = {"considered": {}, "assisted": {}, "owned": {}}
+def _attempts(lines: Sequence[StoryLine], created: int) -> list[Json]:
+    """One row per assignment, with what its owner pulled before the next one."""
+    rows: list[Json] = []
     for line in lines:
-        considered = line.data.get("considered")
-        for worker in considered if isinstance(considered, list | tuple | dict) else ():
-            named["considered"][str(worker)] = None
-        for key, role in (("assist_worker", "assisted"), ("source", "assisted"), ("owner", "owned")):
-            if isinstance(worker := line.data.get(key), str) and worker:
-                named[role][worker] = None
-    return {role: list(workers) for role, workers in named.items()}
+        if line.what == "assigned":
+            rows.append(_attempt(line, created))
+        elif line.what == "pulled" and rows:
+            rows[-1]["pulled"] = _count(rows[-1], "pulled") + _count(line.data, "good_tokens")
+            rows[-1]["recomputed"] = _count(rows[-1], "recomputed") + _count(line.data, "tokens") - _count(line.data, "good_tokens")
+    return rows
 
 
-def _tokens(fold: Fold, lines: Sequence[StoryLine]) -> Json:
-    """Where the prompt was computed: the cut is how much of it the owner took over."""
-    cut = max(_figures(lines, "cut"), default=0)
+def _attempt(line: StoryLine, created: int) -> Json:
+    copied = ("attempt", "policy", "cut", "offered", "pull_s", "saved_s", "considered", "waiting")
+    return {
+        "at_ms": line.at_ms - created,
+        "owner": line.data.get("worker"),
+        "source": line.data.get("source") or None,
+        **{name: line.data.get(name) for name in copied},
+        "pulled": 0,
+        "recomputed": 0,
+    }
+
+
+def _count(data: Json, name: str) -> int:
+    value = data.get(name)
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _seconds(data: Json, name: str) -> float:
+    value = data.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _workers(lines: Sequence[StoryLine], attempts: Sequence[Json]) -> Json:
+    """Who was considered, who gave a head start, who owned: in order of appearance."""
+    considered = [row.get("worker") for attempt in attempts for row in _rows(attempt.get("considered"))]
+    gave = [line.data.get("worker") for line in lines if line.what == "head_start"]
+    return {
+        "considered": _names(considered),
+        "gave_head_start": _names([*gave, *[attempt.get("source") for attempt in attempts]]),
+        "owned": _names([attempt.get("owner") for attempt in attempts]),
+    }
+
+
+def _rows(value: object) -> list[Json]:
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list | tuple) else []
+
+
+def _names(values: Sequence[object]) -> list[str]:
+    return list(dict.fromkeys(value for value in values if isinstance(value, str) and value))
+
+
+def _tokens(fold: Fold, attempts: Sequence[Json]) -> Json:
+    """Where the prompt of the last attempt was computed. An owner that gave the head start itself has nothing to pull."""
     prompt = fold.transcript.prompt_tokens
-    recomputed = sum(_figures(lines, "recomputed"))
+    last = attempts[-1] if attempts else {}
+    pulled = min(_count(last, "pulled"), prompt)
+    owner, source = last.get("owner"), last.get("source")
+    computed: Json = {str(source): pulled} if pulled and source else {}
+    if isinstance(owner, str):
+        computed[owner] = prompt - pulled
     return {
         "prompt": prompt,
         "generated": fold.transcript.generated,
-        "cut": cut,
-        "head_start": cut,
-        "owner_prefill": prompt - cut,
-        "recomputed": recomputed,
+        "cut": _count(last, "cut"),
+        "prefill_computed_by": computed,
+        "recomputed": sum(_count(attempt, "recomputed") for attempt in attempts),
     }
 
 
 def _transfers(lines: Sequence[StoryLine]) -> Json:
-    moved = [line for line in lines if _number(line.data.get("bytes"))]
-    seconds = [float(value) for line in moved if _number(value := line.data.get("seconds"))]
-    return {"count": len(moved), "bytes": sum(_figures(moved, "bytes")), "seconds": round(sum(seconds), 6)}
-
-
-def _times(tokens: Sequence[LogTokens], end: LogEnd | None, lines: Sequence[StoryLine], created: int) -> Json:
-    placed = next((line.at_ms for line in lines if "owner" in line.data), None)
-    first = tokens[0].at_ms if tokens else None
+    pulls = [line.data for line in lines if line.what == "pulled"]
     return {
-        "queued_ms": placed - created if placed is not None else None,
-        "ttft_ms": first - created if first is not None else None,
+        "count": len(pulls),
+        "failed": sum(bool(pull.get("error")) for pull in pulls),
+        "bytes": sum(_count(pull, "bytes") for pull in pulls),
+        "seconds": round(sum(_seconds(pull, "seconds") for pull in pulls), 6),
+    }
+
+
+def _times(tokens: Sequence[LogTokens], end: LogEnd | None, attempts: Sequence[Json], created: int) -> Json:
+    return {
+        "queued_ms": attempts[0]["at_ms"] if attempts else None,
+        "ttft_ms": tokens[0].at_ms - created if tokens else None,
         "inter_token_ms": _gaps(tokens),
         "total_ms": end.at_ms - created if end is not None else None,
     }
 
 
 def _gaps(tokens: Sequence[LogTokens]) -> Json:
-    """Between log entries, spread over the tokens of the later one."""
+    """Between log entries, each spread over the tokens of the later one."""
     gaps = sorted((later.at_ms - earlier.at_ms) / max(1, len(later.token_ids)) for earlier, later in pairwise(tokens))
     if not gaps:
         return {"count": 0, "mean": None, "p50": None, "p99": None, "max": None}
@@ -117,12 +149,13 @@ def _gaps(tokens: Sequence[LogTokens]) -> Json:
 
 
 def _timeline(tokens: Sequence[LogTokens], end: LogEnd | None, lines: Sequence[StoryLine], created: int) -> list[Json]:
-    """The story, with the first token and the end put in from the log, in order of time."""
+    """The story, with submission, first token and end put in from the log, in order of time."""
     rows: list[tuple[int, Json]] = [(created, {"who": "gateway", "what": "submitted", "data": {}})]
     rows += [(line.at_ms, {"who": line.who, "what": line.what, "data": line.data}) for line in lines]
     if tokens:
         rows.append((tokens[0].at_ms, {"who": "log", "what": "first token", "data": {"index": 0}}))
     if end is not None:
-        data: Json = {"error": end.error, "code": end.code} if end.error else {}
-        rows.append((end.at_ms, {"who": "log", "what": str(end.phase), "data": data}))
+        rows.append(
+            (end.at_ms, {"who": "log", "what": str(end.phase), "data": {"error": end.error, "code": end.code} if end.error else {}})
+        )
     return [{"at_ms": at_ms - created, **row} for at_ms, row in sorted(rows, key=lambda row: row[0])]

@@ -100,8 +100,8 @@ class Intake:
             return await self._encoder.encode_chat(ask.prompt, ask.prompt_param)
         for position, token in enumerate(ask.prompt):
             if not 0 <= token < self._encoder.vocabulary:
-                message = f"Token id {token} is not in the vocabulary: ids are 0 to {self._encoder.vocabulary - 1}."
-                raise BadRequest(message, f"{ask.prompt_param}[{position}]", "invalid_value")
+                param = f"{ask.prompt_param}[{position}]"
+                raise BadRequest(f"'{param}' is {token}: token ids are 0 to {self._encoder.vocabulary - 1}.", param, "invalid_value")
         return ask.prompt
 
     def _head(self, ask: Ask, prompt: tuple[int, ...], caller: Caller) -> LogHead:

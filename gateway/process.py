@@ -11,7 +11,7 @@ from gateway.server import run_app
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Tokenizer
 from shared.processes import on_stop_signals
-from shared.redis_fabric import connect
+from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
 
 
@@ -20,12 +20,12 @@ async def serve(settings: GatewaySettings) -> None:
     tokenizer = Tokenizer.load(settings.model, settings.tokenizer_threads)
     stop = asyncio.Event()
     on_stop_signals(stop.set)
-    fabric = await connect(settings.redis_url, PoolId(settings.pool))
+    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     try:
         await run_app(create_app(settings, fabric, tokenizer), settings, stop)
     finally:
         tokenizer.close()
-        await fabric.close_connection()
+        await fabric.disconnect()
 
 
 def run(settings: GatewaySettings) -> None:

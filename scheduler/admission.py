@@ -27,7 +27,7 @@ class Admission:
     def predicted_wait_s(self) -> float:
         """Seconds until a request that comes now would start: all queued prefill at the owners' profiled speed together."""
         state = self._state
-        owners = [view for ref in state.fleet.roles.owners if (view := state.fleet.views.get(ref)) is not None]
+        owners = [view for ref, view in state.fleet.views.items() if ref in state.fleet.roles.owners]
         speed = sum(view.speed for view in owners)
         if not len(state.backlog):
             return 0.0

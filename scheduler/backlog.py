@@ -19,8 +19,9 @@ class Backlog:
     `expect` estimates the output of a request.
     """
 
-    def __init__(self, expect: Callable[[LiveRequest], int]) -> None:
+    def __init__(self, expect: Callable[[LiveRequest], int], look_ahead: int) -> None:
         self._expect = expect
+        self._look_ahead = look_ahead
         self._line: Ordered[Key] = Ordered()
         self._bare: Ordered[Key] = Ordered()
         self._by_key: dict[Key, LiveRequest] = {}
@@ -28,6 +29,8 @@ class Backlog:
         self._shelf: dict[RequestId, LiveRequest] = {}
         self.tokens = 0
         """Of all waiting requests, the shelf included."""
+        self.front = 0
+        """Grows with every change among the first `look_ahead`: an owner that took none of them need not be asked again before."""
 
     def __len__(self) -> int:
         return len(self._line) + len(self._shelf)
@@ -47,6 +50,7 @@ class Backlog:
         self._by_key[request.key] = request
         self._by_id[request.request_id] = request
         self._line.add(request.key)
+        self._touch(request.key)
         if request.head_start is None:
             self._bare.add(request.key)
         self.tokens += request.num_tokens
@@ -56,7 +60,13 @@ class Backlog:
         if self._shelf.pop(request.request_id, None) is None:
             self._take_out(request)
 
+    def _touch(self, key: Key) -> None:
+        last = self._line.at(self._look_ahead - 1)
+        if last is None or key <= last:
+            self.front += 1
+
     def _take_out(self, request: LiveRequest) -> None:
+        self._touch(request.key)
         self._line.remove(request.key)
         if request.head_start is None:
             self._bare.remove(request.key)

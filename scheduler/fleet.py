@@ -63,8 +63,10 @@ class Worker:
         changed = report.state is not self.state or report.profile is not None
         self.counter, self.state, self.seen, self.held = report.counter, report.state, report.seen, False
         self.credit = Amount(report.credit.tokens, report.credit.blocks, report.credit.sequences)
-        left = (owned.num_tokens - owned.num_computed for owned in report.owned)
-        self.queued_tokens = sum(tokens for tokens in left if tokens > 1)
+        self.queued_tokens = 0
+        for owned in report.owned:
+            if (left := owned.num_tokens - owned.num_computed) > 1:
+                self.queued_tokens += left
         for seq in [seq for seq in self.promises if seq <= report.seen]:
             self.unpromise(seq)
         if report.profile is not None:
@@ -135,6 +137,8 @@ class Fleet:
         self.idle_assistants: Ordered[tuple[float, WorkerRef]] = Ordered()
         """(-speed, ref): the fastest first."""
         self.soon_free: set[WorkerRef] = set()
+        self.news: set[WorkerRef] = set()
+        """Free owners whose figures changed since they were last asked."""
         self.roles = Roles()
         self.largest = 0
         """Tokens of one sequence that the largest member could hold."""
@@ -197,6 +201,7 @@ class Fleet:
             if view.free.tokens > 0 and (view.free.sequences > 0 or view.head_starts):
                 self._free[view.ref] = (standard_seconds(view), -view.free.blocks, view.ref)
                 self.free_owners.add(self._free[view.ref])
+                self.news.add(view.ref)
         elif view.ref in self.roles.assistants and self._could_assist(view):
             self._idle[view.ref] = (-view.speed, view.ref)
             self.idle_assistants.add(self._idle[view.ref])
@@ -207,6 +212,7 @@ class Fleet:
 
     def _unlist(self, ref: WorkerRef) -> None:
         self.soon_free.discard(ref)
+        self.news.discard(ref)
         if (free := self._free.pop(ref, None)) is not None:
             self.free_owners.remove(free)
         if (idle := self._idle.pop(ref, None)) is not None:
@@ -219,4 +225,5 @@ class Fleet:
         assert set(self._views) <= set(self._workers)
         assert len(self.free_owners) == len(self._free)
         assert len(self.idle_assistants) == len(self._idle)
+        assert self.news <= set(self._free), "somebody who is not free would be asked"
         assert not self.gone & set(self._workers), "a worker that is gone is listed"

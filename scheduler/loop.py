@@ -42,6 +42,7 @@ from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
 from shared.fabric import Fabric, WriteStatus
 from shared.messages import LogEnd, PoolEvent, Report, WorkerState
+from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import MoveCause, RequestId, WorkerRef
 
@@ -120,9 +121,7 @@ class SchedulerLoop:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
 
     # -- becoming leader
 

@@ -38,15 +38,19 @@ class Moves:
 
     def wait(self, request: LiveRequest, now: float) -> None:
         """It has no owner: into the line, or to its end if that is wanted."""
-        held = request.head_start
-        if held is not None:
-            held.taken = False
-            if (giver := self._state.fleet.get(held.worker)) is not None:
-                self._state.fleet.refresh(giver)
+        self._offer_again(request)
         if request.ending is not None:
             self._fence(request, now)
         else:
             self._state.backlog.add(request)
+
+    def _offer_again(self, request: LiveRequest) -> None:
+        """Its head start, if the low-end still holds it, is good for the next owner."""
+        held = request.head_start
+        giver = self._state.worker(held.worker) if held is not None else None
+        if held is not None and giver is not None:
+            held.taken = False
+            self._state.fleet.refresh(giver)
 
     def end(self, request: LiveRequest, ending: Ending, now: float) -> None:
         """Wants its end; the first reason stays. While a write is unanswered, the answer finds the wish."""

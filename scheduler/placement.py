@@ -23,6 +23,7 @@ class Placement:
         self._state = state
         self._policy = policy
         self._moves = moves
+        self._front_asked = -1
 
     def dispatch(self, now: float) -> None:
         """Until nobody who is free wants anything."""
@@ -37,25 +38,32 @@ class Placement:
             self._state.note(request.request_id, "no_worker_can_hold_it", tokens=request.num_tokens, largest=largest)
 
     def _take_all(self, now: float) -> None:
-        free, asked = self._state.fleet.free_owners, 0
-        while self._state.backlog.line_length and (best := free.at(asked)) is not None:
-            worker = self._state.fleet.views[best[-1]]
-            take = self._policy.take(self.view(), worker)
+        """Whoever declined is asked again only when its figures or the front of the line have changed."""
+        backlog, fleet, asked = self._state.backlog, self._state.fleet, 0
+        while backlog.line_length and (view := self._next_free(asked)) is not None:
+            fleet.news.discard(view.ref)
+            take = self._policy.take(self.view(), view)
             if take is not None:
-                self._assign(worker, take, now)
+                self._assign(view, take, now)
                 asked = 0
-            elif not self._make_room(worker, now):
+            elif not self._make_room(view, now):
                 asked += 1
+        self._front_asked = backlog.front
+
+    def _next_free(self, asked: int) -> WorkerView | None:
+        """The best free owner that has not declined what stands in front now."""
+        fleet = self._state.fleet
+        if self._policy.waits_for_head_starts or self._state.backlog.front != self._front_asked:
+            best = fleet.free_owners.at(asked)
+            return fleet.views[best[-1]] if best is not None else None
+        return fleet.views[min(fleet.news)] if fleet.news else None
 
     def _assist_all(self, now: float) -> None:
-        idle, asked = self._state.fleet.idle_assistants, 0
-        while self._state.backlog.bare_length and (best := idle.at(asked)) is not None:
-            worker = self._state.fleet.views[best[-1]]
-            assist = self._policy.assist(self.view(), worker)
+        while self._state.backlog.bare_length and (best := self._state.fleet.idle_assistants.at(0)) is not None:
+            assist = self._policy.assist(self.view(), self._state.fleet.views[best[-1]])
             if assist is None:
-                asked += 1
-            else:
-                self._order(worker, assist, now)
+                return
+            self._order(self._state.fleet.views[best[-1]], assist, now)
 
     def view(self) -> ClusterView:
         fleet = self._state.fleet
@@ -153,6 +161,7 @@ class Placement:
             self._run(request, worker, now)
         else:
             self._moves.detach(request)
+            request.owner, request.seq, request.source = None, None, None
             self._hold(worker, event.status)
             self._moves.refused(request, event.status, now)
 

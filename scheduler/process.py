@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -16,7 +15,7 @@ from scheduler.core import SchedulerCore
 from scheduler.loop import LoopSettings, SchedulerLoop
 from scheduler.settings import SchedulerSettings
 from shared.clock import SystemClock
-from shared.processes import on_stop_signals
+from shared.processes import cancel_all, on_stop_signals
 from shared.types import PoolId
 
 log = logging.getLogger(__name__)
@@ -38,15 +37,14 @@ async def serve(settings: SchedulerProcessSettings) -> None:
     name = f"scheduler-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     loop = SchedulerLoop(SchedulerCore(core_settings), fabric, SystemClock(), LoopSettings(name, max_waiting=core_settings.max_waiting))
-    running = asyncio.create_task(loop.run())
-    on_stop_signals(lambda: stop(running))
+    running, stop = asyncio.create_task(loop.run()), asyncio.Event()
+    on_stop_signals(stop.set)
+    stopped = asyncio.create_task(stop.wait())
     try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
+        # The loop gives its lease back on the way out.
+        await cancel_all([running, stopped])
         await fabric.disconnect()
-
-
-def stop(running: asyncio.Task[None]) -> None:
-    """The loop gives its lease back on the way out."""
-    running.cancel()
+    if not running.cancelled():
+        running.result()

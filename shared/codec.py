@@ -7,7 +7,7 @@ other. Whatever cannot be read is a `DecodeError` that keeps the bytes; no other
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, overload
 
 import msgpack
 
@@ -68,6 +68,7 @@ class Codec:
 
     def __init__(self, tags: Mapping[int, type]) -> None:
         shapes = Shapes(tags)
+        self._packer = msgpack.Packer(unicode_errors="surrogatepass")  # It holds the interpreter's lock for all of a `pack`.
         self._packers = {kind: (tag, shapes.of(kind).pack) for tag, kind in tags.items()}
         self._kinds = {tag: (kind, shapes.of(kind).unpack) for tag, kind in tags.items()}
 
@@ -77,17 +78,22 @@ class Codec:
             raise TypeError(f"{type(message).__name__} has no tag")
         tag, pack = self._packers[type(message)]
         fields = pack(message) if pack else []
-        raw: bytes = msgpack.packb([VERSION, tag, *fields], unicode_errors="surrogatepass")
+        raw: bytes = self._packer.pack([VERSION, tag, *fields])
         return raw
 
-    def decode(self, raw: bytes, *kinds: type[T]) -> T:
+    @overload
+    def decode(self, raw: bytes, /) -> object: ...
+
+    @overload
+    def decode(self, raw: bytes, kind: type[T], /, *kinds: type[T]) -> T: ...
+
+    def decode(self, raw: bytes, /, *kinds: type[Any]) -> Any:
         """The message, which is one of `kinds` (any message if none is named)."""
         try:
             kind, unpack, fields = self._open(raw)
             if kinds and kind not in kinds:
                 raise Misfit(f"{kind.__name__} where {' or '.join(wanted.__name__ for wanted in kinds)} belongs")
-            message: T = unpack(fields)
-            return message
+            return unpack(fields)
         except (ValueError, OverflowError, msgpack.exceptions.UnpackException) as error:
             raise DecodeError(f"no message: {error}", raw) from error
 

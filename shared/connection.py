@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -33,6 +33,8 @@ RETRY_PAUSE_S = 0.05
 MIN_VERSION = (7, 0)
 _AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "READONLY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 _CONNECTION = (foreign.ConnectionError, foreign.TimeoutError, foreign.ClusterError, foreign.RedisClusterException, OSError, TimeoutError)
+_STRANGER = (foreign.AuthenticationError, foreign.NoPermissionError)
+"""While connecting, the library hides them in a `ConnectionError`."""
 
 
 class OutOfMemory(FabricUnavailable):
@@ -41,7 +43,7 @@ class OutOfMemory(FabricUnavailable):
 
 def translate(error: Exception) -> Exception:
     """Ours for a client library's error."""
-    if isinstance(error, foreign.AuthenticationError | foreign.NoPermissionError) or "NOAUTH" in str(error):
+    if any(isinstance(cause, _STRANGER) for cause in (error, error.__cause__, error.__context__)):
         return ConfigError(f"the message server refused our credentials ({error}): check the user and password in HEADSTART_REDIS_URL")
     if isinstance(error, _CONNECTION):
         return FabricUnavailable(f"the message server cannot be reached: {str(error) or type(error).__name__}")
@@ -104,7 +106,7 @@ class FabricConnection:
         with translated():
             pipe = self._commands.pipeline(transaction=False)
             for command in commands:
-                pipe.execute_command(*command, **self._route(command))
+                pipe.execute_command(*command, **await self._route(command))
             answers: list[Any] = await pipe.execute(raise_on_error=False)
             return answers
 
@@ -113,28 +115,30 @@ class FabricConnection:
 
         async def attempt() -> Any:
             with translated():
-                return await self._commands.execute_command(*command, **self._route(command))
+                return await self._commands.execute_command(*command, **await self._route(command))
 
         return await again(attempt)
 
-    def _route(self, command: tuple[Arg, ...]) -> dict[str, Any]:
+    async def _route(self, command: tuple[Arg, ...]) -> dict[str, Any]:
         """The library asks the server where an XREAD's keys stand, each time; we know: after STREAMS."""
-        if command[0] != "XREAD" or not isinstance(self._commands, RedisCluster):
+        if command[0] != "XREAD":
             return {}
-        return {"target_nodes": self._node_of(self._commands, str(command[command.index("STREAMS") + 1]))}
+        return await self._to_node_of(self._commands, str(command[command.index("STREAMS") + 1]))
 
-    @staticmethod
-    def _node_of(cluster: Client, key: str) -> Any:
-        with translated():
-            return cluster.nodes_manager.get_node_from_slot(cluster.keyslot(key))
+    async def _to_node_of(self, client: Client, key: str) -> dict[str, Any]:
+        """Nothing to say for a single server; a cluster's client looks again where its slots are, if it has lost a node."""
+        if not self.is_cluster:
+            return {}
+        await client.initialize()
+        return {"target_nodes": client.nodes_manager.get_node_from_slot(client.keyslot(key))}
 
     async def read(self, stream: str, after: str, count: int, block_ms: int) -> list[tuple[str, dict[bytes, bytes]]]:
         """Entries of one stream after an id, waiting up to `block_ms` for the first one (0: not at all)."""
         if block_ms <= 0:
             return entries_of(await self.command("XREAD", "COUNT", count, "STREAMS", stream, after)).get(stream, [])
         command = ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", stream, after)
-        route = {"target_nodes": self._node_of(self._blocking, stream)} if self.is_cluster else {}
         with translated():
+            route = await self._to_node_of(self._blocking, stream)
             async with asyncio.timeout(block_ms / 1000 + self._settings.command_timeout_s):
                 return entries_of(await self._blocking.execute_command(*command, **route)).get(stream, [])
 
@@ -142,7 +146,7 @@ class FabricConnection:
         with translated():
             await self._commands.execute_command("PUBLISH", channel, data)
 
-    async def subscribe(self, channel: str) -> AsyncIterator[bytes | None]:
+    async def subscribe(self, channel: str) -> AsyncGenerator[bytes | None, None]:
         """What is published from now on. None: subscribed, now or again, and something may have been missed."""
         with translated():
             pubsub = self._blocking.pubsub(ignore_subscribe_messages=False)
@@ -238,6 +242,7 @@ async def _check(url: str, settings: FabricSettings) -> bool:
     try:
         with translated():
             info = await client.info()
+            fsync = (await client.config_get("appendfsync"))["appendfsync"] if settings.durable else ""
     finally:
         await client.aclose()
     version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
@@ -245,4 +250,6 @@ async def _check(url: str, settings: FabricSettings) -> bool:
         raise ConfigError(f"the message server is version {info['redis_version']}: Redis 7.0 or Valkey 8 is the oldest that will do")
     if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
         raise ConfigError(f"the message server evicts keys ({info['maxmemory_policy']}): set maxmemory-policy noeviction")
+    if settings.durable and not (info["aof_enabled"] and fsync == "always"):
+        raise ConfigError("durable mode needs a message server with appendonly yes and appendfsync always")
     return bool(info.get("cluster_enabled"))

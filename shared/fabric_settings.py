@@ -41,6 +41,9 @@ class FabricSettings:
     worker_stream_max: int = 4096
     story_max: int = 256
 
+    durable: bool = False
+    """Refuse a server that could lose an acknowledged write in a crash: exactly once then holds across its loss, too."""
+
     command_timeout_s: float = 5.0
     """How long an answer of the server may take; blocking reads have that much beyond their time."""
     connect_timeout_s: float = 5.0

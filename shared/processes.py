@@ -7,10 +7,11 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 PARENT_VARIABLE = "HEADSTART_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
+_ASK_AGAIN_S = 0.2
 
 
 def die_with_parent() -> None:
@@ -38,3 +39,12 @@ def on_stop_signals(stop: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle)
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[object]]) -> None:
+    """Ends the tasks, asking again where a library swallowed the first cancellation (a redis-py call under way does)."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_ASK_AGAIN_S)

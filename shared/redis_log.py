@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -51,7 +52,11 @@ class RedisLog(RedisBase):
         return status(await self.connection.run(self._append((request_id, attempt, tokens, end))))
 
     async def append_many(self, appends: Sequence[Append]) -> tuple[WriteStatus, ...]:
-        """The same for many logs in one round trip; answers in order. One log's appends take effect in the order given."""
+        """The same for many logs in one round trip; answers in order.
+
+        Give each log one append (of several `LogTokens`, if need be): only a log's last append can be repeated, and after a
+        `FabricUnavailable` all of them must be.
+        """
         answers = await self.connection.run_many([self._append(append) for append in appends])
         return tuple(map(status, answers))
 
@@ -98,12 +103,13 @@ class RedisLog(RedisBase):
         except FabricError:
             return
 
-    async def wakeups(self) -> AsyncIterator[tuple[RequestId, ...]]:
-        """Ids of logs that grew, for ever. An empty tuple: some hints may have been missed, look at every log."""
+    async def wakeups(self) -> AsyncGenerator[tuple[RequestId, ...], None]:
+        """Ids of logs that grew, for ever; close it with `aclosing`. An empty tuple: hints may have been missed, look at every log."""
         while True:
             try:
-                async for data in self.connection.subscribe(self.keys.wake):
-                    yield () if data is None else _ids(data)
+                async with aclosing(self.connection.subscribe(self.keys.wake)) as hints:
+                    async for data in hints:
+                        yield () if data is None else _ids(data)
             except FabricUnavailable:
                 await asyncio.sleep(RESUBSCRIBE_S)
 

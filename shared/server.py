@@ -6,6 +6,7 @@ with its process: a clean `stop` leaves nothing behind, and a SIGKILL of the par
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -25,8 +26,9 @@ from redis import exceptions as foreign
 
 from shared.errors import ConfigError, FabricUnavailable
 
-_SOCKET_PATH_LIMIT = 100
-"""Of `sun_path`'s 108 bytes."""
+PORT_TRIES = 3
+_TEMP_LIMIT = 70
+"""So that a socket below fits into the 104 to 108 bytes that an address has."""
 _POLL_S = 0.01
 
 _EXEC_AND_DIE_WITH_PARENT = """
@@ -74,7 +76,7 @@ class EmbeddedServer:
         self._options = options
         self._password = password or secrets.token_urlsafe(24)
         self.port = 0
-        """On loopback, if it listens there."""
+        """On loopback, if it listens there; the same after a restart."""
         self._home: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -105,25 +107,34 @@ class EmbeddedServer:
 
     def start(self, timeout_s: float = 15.0) -> Self:
         """Returns when the server answers; raises `FabricUnavailable` with its log if it does not in time."""
+        for tries_left in reversed(range(PORT_TRIES if self._loopback and not self.port else 1)):
+            try:
+                self._start(timeout_s)
+                break
+            except FabricUnavailable:
+                if not tries_left:
+                    raise
+                self.port = 0  # Another process may have taken it between our looking and the server's binding.
+        return self
+
+    def _start(self, timeout_s: float) -> None:
         if self._process is not None:
-            return self
-        self._home = Path(tempfile.mkdtemp(prefix="headstart-"))
+            return
+        atexit.register(self.stop)
+        self._home = Path(tempfile.mkdtemp(prefix="headstart-", dir=short_temporary_directory()))
         try:
-            self.port = free_port() if self._loopback else 0
+            self.port = self.port or (free_port() if self._loopback else 0)
             self._process = self._spawn(self._config())
             self._wait_until_ready(timeout_s)
         except BaseException:
             self.stop()
             raise
-        return self
 
     def _config(self) -> str:
         """Read from standard input, so that the password stands neither in a file nor in the list of processes."""
         data = self._directory or self.home
         data.mkdir(parents=True, exist_ok=True)
         sock = self.home / "server.sock"
-        if len(str(sock)) > _SOCKET_PATH_LIMIT and not self._loopback:
-            raise ConfigError(f"{sock} is too long for a socket: set TMPDIR to a shorter path")
         lines = [
             f"port {self.port}",
             "bind 127.0.0.1",
@@ -192,6 +203,7 @@ class EmbeddedServer:
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Ends the process, by force if need be, and removes what is temporary. May be called again."""
+        atexit.unregister(self.stop)
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -203,6 +215,12 @@ class EmbeddedServer:
         home, self._home = self._home, None
         if home is not None:
             shutil.rmtree(home, ignore_errors=True)
+
+
+def short_temporary_directory() -> str:
+    """The machine's, or `/tmp` where that is too long for a socket's address."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _TEMP_LIMIT else "/tmp"
 
 
 def free_port() -> int:

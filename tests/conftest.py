@@ -5,45 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import redis_server
-from tests.support.key_check import well_kept
+from tests.support.key_check import TestServer, looked_into
+
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
-def valkey_server() -> Iterator[str]:
-    with redis_server.valkey() as url:
-        yield url
+def valkey_server() -> Iterator[TestServer]:
+    with redis_server.valkey() as url, looked_into(url) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def redis_system_server() -> Iterator[str]:
-    with redis_server.redis() as url:
-        yield url
+def redis_system_server() -> Iterator[TestServer]:
+    with redis_server.redis() as url, looked_into(url) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def cluster_server() -> Iterator[str]:
-    with redis_server.cluster() as url:
-        yield url
+def cluster_server() -> Iterator[TestServer]:
+    with redis_server.cluster() as url, looked_into(url) as server:
+        yield server
 
 
 @pytest.fixture
-def valkey_url(valkey_server: str) -> Iterator[str]:
+def valkey_url(valkey_server: TestServer) -> Iterator[str]:
     """The embedded default."""
-    with well_kept(valkey_server) as url:
+    with valkey_server.well_kept() as url:
         yield url
 
 
 @pytest.fixture
-def redis_url(redis_system_server: str) -> Iterator[str]:
+def redis_url(redis_system_server: TestServer) -> Iterator[str]:
     """The machine's own redis-server."""
-    with well_kept(redis_system_server) as url:
+    with redis_system_server.well_kept() as url:
         yield url
 
 
 @pytest.fixture
-def cluster_url(cluster_server: str) -> Iterator[str]:
+def cluster_url(cluster_server: TestServer) -> Iterator[str]:
     """Three nodes."""
-    with well_kept(cluster_server) as url:
+    with cluster_server.well_kept() as url:
         yield url

@@ -24,7 +24,15 @@ LAYER = "headstart_layer"
 """The attribute by which an attention module finds its `PagedLayer`."""
 
 HARMLESS_ARGUMENTS = frozenset(
-    {"position_ids", "cache_position", "position_embeddings", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}
+    {
+        "position_ids",
+        "cache_position",
+        "position_embeddings",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+    }
 )
 """What models pass along that changes nothing here: positions are already in the keys, the cache is ours, the rest asks for extras."""
 NAMED_REFUSALS = {"s_aux": "attention sinks", "position_bias": "a position bias"}
@@ -65,8 +73,8 @@ class PagedLayer:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         for chunk in step.chunks:
             out[chunk.start : chunk.stop] = self._attend_chunk(query[chunk.start : chunk.stop], chunk, step, scale, softcap)
-        if step.decodes:
-            out[step.decode_rows] = self._attend_decodes(query[step.decode_rows], step, scale, softcap)
+        for group in step.groups:
+            out[group.rows] = self._attend_decodes(query[group.rows], *step.decode_slots(group, self._window), scale, softcap)
         return out
 
     def _attend_chunk(self, query: torch.Tensor, chunk: Chunk, step: StepLayout, scale: float, softcap: float | None) -> torch.Tensor:
@@ -85,12 +93,18 @@ class PagedLayer:
         out = dot_product(grouped, keys, values, step.chunk_mask(chunk, self._window), True, scale, softcap)
         return out.permute(2, 1, 0, 3).reshape(n, heads, head_dim)
 
-    def _attend_decodes(self, query: torch.Tensor, step: StepLayout, scale: float, softcap: float | None) -> torch.Tensor:
-        """All decodes at once: `query` `[S, heads, head_dim]` over contexts gathered side by side and padded."""
-        slots, mask = step.decode_slots(self._window)
-        keys, values = (kv.index_select(0, slots.view(-1)).view(*slots.shape, *kv.shape[1:]).transpose(1, 2) for kv in (self._keys, self._values))
+    def _attend_decodes(
+        self, query: torch.Tensor, slots: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None
+    ) -> torch.Tensor:
+        """Decodes together: `query` `[S, heads, head_dim]` over contexts gathered side by side from `slots` `[S, C]`."""
+        keys, values = (self._gather(kv, slots) for kv in (self._keys, self._values))
         grouped = query.view(len(query), keys.shape[1], -1, query.shape[-1])
         return dot_product(grouped, keys, values, mask, False, scale, softcap).reshape(query.shape)
+
+    @staticmethod
+    def _gather(kv: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        """`[S, kv_heads, C, head_dim]`"""
+        return kv.index_select(0, slots.view(-1)).view(*slots.shape, *kv.shape[1:]).transpose(1, 2)
 
 
 def dot_product(
@@ -134,7 +148,8 @@ def headstart_attention(
     check_arguments(attention_mask, dropout, others)
     layer: PagedLayer = getattr(module, LAYER)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = layer.attend(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)), scale, softcap)
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    out = layer.attend(query, key, value, scale, softcap)
     return out[None], None
 
 

@@ -98,7 +98,9 @@ def _trace_attention(
     if not isinstance(attention_mask, _MaskToken):
         raise ModelRefused("it builds an attention mask of its own, which a packed batch cannot follow")
     if key.shape != value.shape or query.shape[-1] != key.shape[-1]:
-        raise ModelRefused(f"its keys and values differ in shape ({tuple(key.shape[1:])}, {tuple(value.shape[1:])}), as latent attention's do")
+        raise ModelRefused(
+            f"its keys and values differ in shape ({tuple(key.shape[1:])}, {tuple(value.shape[1:])}), as latent attention's do"
+        )
     trace = _running.get()
     _check_window(sliding_window, attention_mask.window, trace.limit)
     trace.layers.append(AttentionLayer(module, KVLayer(key.shape[1], key.shape[-1], attention_mask.window)))

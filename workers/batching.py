@@ -42,9 +42,10 @@ class PlannedStep:
 
 def step_order(owned: Iterable[Sequence], assists: Iterable[Sequence]) -> list[Sequence]:
     """Decodes first, then prefill chunks of owned sequences, then of head starts; each in order of arrival."""
-    ready = [sequence for sequence in owned if sequence.left]
-    decodes = [sequence for sequence in ready if sequence.left == 1]
-    prefills = [sequence for sequence in ready if sequence.left > 1]
+    decodes, prefills = list[Sequence](), list[Sequence]()
+    for sequence in owned:
+        if left := sequence.left:
+            (decodes if left == 1 else prefills).append(sequence)
     return decodes + prefills + [sequence for sequence in assists if sequence.left]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from shared.messages import AbandonTransfer, AssistOrder, Pull, PullRefused, ReleaseAssist, StopAssist, WorkerState
-from shared.types import GRANULE_TOKENS, AssistId, BlockId, RequestSpec, TokenSpan, WorkerRef, whole_granules
+from shared.types import GRANULE_TOKENS, BlockId, RequestSpec, TokenSpan, whole_granules
 from workers.core_reports import CoreReports
 from workers.core_state import Assist, Send
-from workers.events import DropPeer, Ordered, SendEnded, SendKv, TellWorker
+from workers.events import Ordered, SendEnded, SendKv, TellWorker
 from workers.kv_transfer import Offer
 from workers.sequence import Sequence
 
@@ -149,9 +149,3 @@ class CoreAssists(CoreReports):
         key = (event.requester, event.transfer)
         if key not in self.sends:
             self.mark_gone(key)
-
-    def drop_peer(self, peer: WorkerRef) -> None:
-        self.command(DropPeer(peer))
-
-    def assist(self, assist: AssistId) -> Assist | None:
-        return self.assists.get(assist)

@@ -8,7 +8,7 @@ from shared.messages import AbandonTransfer, PullRefused, ReleaseAssist, Source
 from shared.types import TokenSpan, TransferId, WorkerRef, whole_granules
 from workers.core_assists import CoreAssists
 from workers.core_state import Owned
-from workers.events import AbandonPull, PullEnded, StartPull, TellWorker
+from workers.events import AbandonPull, DropPeer, PullEnded, StartPull, TellWorker
 from workers.kv_transfer import Intake
 from workers.settings import WorkerSettings
 

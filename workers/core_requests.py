@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.messages import Cancel, Returned, Revoke, WorkerState
-from shared.types import FinishReason, Phase
+from shared.types import FinishReason, Phase, RequestId
 from workers.core_memory import CoreMemory
 from workers.core_state import Owned
 from workers.events import Assigned, Closed, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded, Unloadable
@@ -105,19 +105,20 @@ class CoreRequests(CoreMemory):
     # -- lost to another attempt
 
     def on_superseded(self, event: Superseded) -> None:
-        self.raise_fence(event.request_id, event.attempt + 1)
-        if owned := self._current(event):
-            self.drop(owned)
-            self.tell_soon()
+        """The log knows a newer attempt than this one, so every older one is over too."""
+        self._end_below(event.request_id, event.attempt + 1)
 
     def on_revoke(self, event: Revoke) -> None:
         self.hear_scheduler()
-        self.raise_fence(event.request_id, event.attempt)
         returned = self.returned.get(event.request_id)
         if returned and returned.attempt < event.attempt:
             del self.returned[event.request_id]
-        owned = self.owned.get(event.request_id)
-        if owned and owned.attempt < event.attempt:
+        self._end_below(event.request_id, event.attempt)
+
+    def _end_below(self, request_id: RequestId, attempt: int) -> None:
+        self.raise_fence(request_id, attempt)
+        owned = self.owned.get(request_id)
+        if owned and owned.attempt < attempt:
             self.drop(owned)
             self.tell_soon()
 
@@ -140,7 +141,7 @@ class CoreRequests(CoreMemory):
 
     # -- the pieces
 
-    def _current(self, event: StopFound | Closed | Superseded) -> Owned | None:
+    def _current(self, event: StopFound | Closed) -> Owned | None:
         owned = self.owned.get(event.request_id)
         return owned if owned and owned.attempt == event.attempt else None
 

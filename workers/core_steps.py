@@ -6,7 +6,7 @@ from shared.messages import WorkerState
 from shared.types import FinishReason, Phase, RequestId
 from workers.batching import PlannedStep, Row, StepBuilder, step_order
 from workers.core_requests import CoreRequests
-from workers.core_state import Owned
+from workers.core_state import REMEMBERED, Owned
 from workers.events import Emit, Launch, StepDone, StepFailed
 from workers.sequence import Sequence
 from workers.settings import WorkerSettings
@@ -70,9 +70,10 @@ class CoreSteps(CoreRequests):
 
     def _add(self, builder: StepBuilder, sequence: Sequence) -> bool:
         """As many of its tokens as budget and memory have room for; one that lost its blocks in this round waits."""
-        if sequence in self._preempted or not sequence.left or not self._is_here(sequence):
+        left = sequence.left
+        if not left or sequence in self._preempted or not self._is_here(sequence):
             return False
-        count = self.tokens_with_room(sequence, min(sequence.left, builder.left))
+        count = self.tokens_with_room(sequence, min(left, builder.left))
         if count:
             builder.add(sequence, count)
         return bool(count)
@@ -173,6 +174,8 @@ class CoreSteps(CoreRequests):
             self.end_early(owned, Phase.FAILED, error)
         else:
             self._failed[owned.spec.request_id] = None
+            while len(self._failed) > REMEMBERED:
+                del self._failed[next(iter(self._failed))]
             self.hand_back(owned, f"failed: {error}")
 
     def break_down(self, error: str) -> None:

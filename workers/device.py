@@ -19,7 +19,9 @@ def usable_device(name: str) -> torch.device:
     if kind not in FREE_MEMORY_SHARE or (number and not number.isdecimal()):
         raise ConfigError(f"device must be cpu, cuda or cuda:N, got {name!r}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or install torch for CUDA")
+        raise ConfigError(
+            f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or install torch for CUDA"
+        )
     return torch.device(name)
 
 
@@ -31,7 +33,9 @@ def spare_memory(device: torch.device) -> int:
 
 def side_stream(device: torch.device) -> torch.cuda.Stream | None:
     """A stream for copies beside the model's kernels; a CPU has none (`torch.cuda.stream(None)` does nothing)."""
-    return torch.cuda.Stream(device) if device.type == "cuda" else None
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class StepTimer:
@@ -54,12 +58,12 @@ class StepTimer:
             return self._ended - self._began
         start, end = self._events
         end.synchronize()
-        return start.elapsed_time(end) / 1000
+        return float(start.elapsed_time(end)) / 1000
 
 
 def _events(device: torch.device) -> tuple[torch.cuda.Event, torch.cuda.Event] | None:
     if device.type != "cuda":
         return None
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     return start, end

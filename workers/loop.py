@@ -15,6 +15,7 @@ from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
 from shared.fabric import Fabric
 from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo, WorkerState
+from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import WorkerRef
 from workers.core import WorkerCore
@@ -233,9 +234,7 @@ class WorkerLoop:
 
     async def _leave(self, tasks: list[asyncio.Task[None]]) -> None:
         """The written sequence: steps end, transfers end, logs are written, the last word goes out, membership ends."""
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(tasks)
         await asyncio.to_thread(self._engine.stop)
         await asyncio.to_thread(self._mover.stop)
         await asyncio.to_thread(self._output.stop)

@@ -1,8 +1,9 @@
 """KV transfers within one process, with every fault on demand: the transport of tests, the simulator and one-process demos.
 
 A `LoopbackHub` is the wire. With `immediate=True` bytes land while they are sent; else they take the link's time and land when
-somebody moves the clock: `hub.advance(now)`. Memory behaves as with the real one: bytes are read from the sender's buffer when
-they land, they land in a staging region, and a region given up stays in quarantine until nothing can write to it any more.
+somebody moves the clock: `hub.advance(now)`. Deadlines and delays always wait for the clock, so it must be kept moving. Memory
+behaves as with the real one: bytes are read from the sender's buffer when they land, they land in a staging region, and a
+region given up stays in quarantine until nothing can write to it any more.
 """
 
 from __future__ import annotations
@@ -173,9 +174,13 @@ class LoopbackHub:
             if send.fault.stall:
                 self._stalled.append(send)
                 return
-        self.after(self._link_s + len(send.payload) / self._bytes_per_s + send.fault.delay_s, lambda: self._land(send))
+        self.after(self._seconds(send), lambda: self._land(send))
         if self._immediate:
             self.advance(self.now)
+
+    def _seconds(self, send: _Sending) -> float:
+        link = 0.0 if self._immediate else self._link_s + len(send.payload) / self._bytes_per_s
+        return link + send.fault.delay_s
 
     def _land(self, send: _Sending) -> None:
         """The bytes reach the receiver, as they are in the sender's memory at this moment."""

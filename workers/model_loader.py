@@ -94,7 +94,9 @@ def _refusals_named(model_type: str) -> Iterator[None]:
         raise
     except Exception as error:
         first = str(error).partition("\n")[0]
-        raise ModelRefused(f"model type {model_type!r} is refused: it does not load or run packed ({type(error).__name__}: {first})") from error
+        raise ModelRefused(
+            f"model type {model_type!r} is refused: it does not load or run packed ({type(error).__name__}: {first})"
+        ) from error
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -110,10 +112,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ["model.safetensors"]
+    names = sorted(set(shards))
     for name in names:
         if not (folder / name).is_file():
             raise ConfigError(f"{folder / name} is missing; fetch it, or convert other formats with save_pretrained (safetensors only)")

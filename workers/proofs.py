@@ -33,14 +33,17 @@ PLAIN_CACHES = frozenset({"DynamicLayer", "DynamicSlidingWindowLayer"})
 
 TOLERANCE = 1e-4
 """Largest difference of a log-probability in float32."""
-ROUNDED_TOLERANCE = 0.05
-"""Mean difference in a 16-bit dtype, where rounding alone moves single values by more."""
+ROUNDED_TOLERANCE = 0.1
+"""Largest mean difference in a 16-bit dtype, over chunks and over decodes: rounding alone gave 0.03 with random weights, where
+single values moved by 0.8 (an expert chosen otherwise)."""
 
 PROBE_BLOCK_TOKENS = 16
 PROBE_TOKENS = (61, 38)
 MAX_PROBE_TOKENS = 192
-PROBE_CHUNKS = ((7, 16, 1, 1), (5, 1, 30, 1))
+PROBE_CHUNKS = ((7, 16, 1, 1, 64), (5, 1, 30, 1))
 """Tokens per step of the two requests, the last repeated: chunks beside chunks, beside decodes, and decodes together."""
+PROBE_DECODES = 6
+"""The last tokens of each prompt are decoded, so that a window's far end is met by a decode too."""
 
 
 def check_config(config: Any) -> None:
@@ -102,10 +105,16 @@ def prove_packing(model: Any, layers: Sequence[AttentionLayer], dtype: torch.dty
     with torch.inference_mode():
         wanted = [model(input_ids=ids[None], use_cache=False).logits[0].float().log_softmax(-1) for ids in prompts]
     got = _run_packed(model, layers, prompts, dtype)
-    gaps = torch.cat([_gaps(w, g) for w, g in zip(wanted, got, strict=True)])
-    gap, allowed = (gaps.max(), TOLERANCE) if dtype == torch.float32 else (gaps.mean(), ROUNDED_TOLERANCE)
+    gaps = [_gaps(w, g) for w, g in zip(wanted, got, strict=True)]
+    chunks, decodes = (torch.cat(rows) for rows in zip(*[(g[:-PROBE_DECODES], g[-PROBE_DECODES:]) for g in gaps], strict=True))
+    if dtype == torch.float32:
+        gap, allowed = max(float(chunks.max()), float(decodes.max())), TOLERANCE
+    else:
+        gap, allowed = max(float(chunks.mean()), float(decodes.mean())), ROUNDED_TOLERANCE
     if not gap <= allowed:
-        raise ModelRefused(f"packed and chunked, its log-probabilities differ from the unpacked model's by {gap:.2g} (allowed {allowed:.0e})")
+        raise ModelRefused(
+            f"packed and chunked, its log-probabilities differ from the unpacked model's by {gap:.2g} (allowed {allowed:.0e})"
+        )
 
 
 def _prompts(model: Any, layers: Sequence[AttentionLayer], limit: int) -> list[torch.Tensor]:
@@ -127,7 +136,8 @@ def _run_packed(model: Any, layers: Sequence[AttentionLayer], prompts: list[torc
     for step in _schedule([len(ids) for ids in prompts]):
         pieces = [Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, blocks), range(stop - start)) for r, start, stop in step]
         logprobs = runner.logits(write_plan(0, pieces, PROBE_BLOCK_TOKENS), None).log_softmax(-1)
-        for (request, _, _), part in zip(step, logprobs.split([len(piece.tokens) for piece in pieces]), strict=True):
+        parts = torch.split_with_sizes(logprobs, [stop - start for _, start, stop in step])
+        for (request, _, _), part in zip(step, parts, strict=True):
             rows[request].append(part)
     return [torch.cat(parts) for parts in rows]
 
@@ -146,15 +156,16 @@ def _poisoned_cache(kv: KVSpec, blocks: int, dtype: torch.dtype, device: torch.d
 
 def _schedule(lengths: Sequence[int]) -> list[list[tuple[int, int, int]]]:
     """Steps as lists of (request, start, stop), both requests advancing side by side."""
-    done, steps = [0] * len(lengths), []
+    done = [0] * len(lengths)
+    steps: list[list[tuple[int, int, int]]] = []
     while any(d < n for d, n in zip(done, lengths, strict=True)):
         parts = []
         for request, length in enumerate(lengths):
-            chunks = PROBE_CHUNKS[request]
-            stop = min(length, done[request] + chunks[min(len(steps), len(chunks) - 1)])
-            if stop > done[request]:
-                parts.append((request, done[request], stop))
-            done[request] = stop
+            start, chunks = done[request], PROBE_CHUNKS[request]
+            chunk = min(chunks[min(len(steps), len(chunks) - 1)], length - PROBE_DECODES - start)
+            done[request] = min(length, start + max(1, chunk))
+            if done[request] > start:
+                parts.append((request, start, done[request]))
         steps.append(parts)
     return steps
 

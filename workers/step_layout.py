@@ -12,11 +12,11 @@ from workers.engine import Int32, StepPlan
 
 Int64 = npt.NDArray[np.int64]
 
-PADDED_DECODE_TOKENS = {"cpu": 4096, "cuda": 1 << 62}
-"""Up to how many gathered and padded tokens decodes are attended in one call; beyond, each over a view of its own.
+PADDED_DECODE_TOKENS = {"cpu": 4096, "cuda": 1 << 18}
+"""Up to how many gathered and padded tokens decodes are attended in one call.
 
 A CPU pays a copy for the gather and nothing for a view: measured with 4 KV heads of 64, padding wins 4x at 32 decodes of
-64 tokens and loses 2x at 32 of 512. A GPU pays per kernel launch.
+64 tokens and loses 2x at 32 of 512. A GPU pays per kernel launch, and for the memory of the copy.
 """
 
 
@@ -40,8 +40,17 @@ class Chunk:
         return 0 if window is None else max(0, self.first - window + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Decodes of similar contexts that are attended together; `rows` indexes their flat tokens."""
+
+    number: int
+    members: list[Chunk]
+    rows: torch.Tensor
+
+
 class StepLayout:
-    """The sequences of one step, split into `decodes` attended together and `chunks` attended one by one."""
+    """The sequences of one step: `groups` of decodes that are attended together, and `chunks` attended one by one."""
 
     def __init__(self, plan: StepPlan, block_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         self.slots = torch.from_numpy(plan.slots.astype(np.int64)).to(device, non_blocking=True)
@@ -49,12 +58,13 @@ class StepLayout:
         self._dtype = dtype
         self._device = device
         everyone = _chunks(plan, block_tokens)
-        self.decodes = self._together(everyone)
-        self.chunks = [chunk for chunk in everyone if not self.decodes or chunk.stop - chunk.start > 1]
-        self.decode_rows = _row_index([chunk.start for chunk in self.decodes], device)
+        together = [group for group in _by_context(everyone, PADDED_DECODE_TOKENS[device.type]) if len(group) > 1]
+        self.groups = [DecodeGroup(number, group, self._rows(group)) for number, group in enumerate(together)]
+        grouped = {chunk.start for group in together for chunk in group}
+        self.chunks = [chunk for chunk in everyone if chunk.start not in grouped]
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
         self._slots: dict[tuple[int, int | None], slice | torch.Tensor] = {}
-        self._decodes: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._decodes: dict[tuple[int, int | None], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def context_slots(self, chunk: Chunk, window: int | None) -> slice | torch.Tensor:
         """Slots of the positions `[seen_from, context)` of a chunk's sequence: a slice, that is a view, if contiguous."""
@@ -70,19 +80,18 @@ class StepLayout:
             self._masks[key] = self._build_mask(chunk, window)
         return self._masks[key]
 
-    def decode_slots(self, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slots `[S, C]` of what each decode sees, and the additive mask `[S, 1, 1, C]` over the padding.
+    def decode_slots(self, group: DecodeGroup, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slots `[S, C]` of what each decode of a group sees, and the additive mask `[S, 1, 1, C]` over the padding.
 
         Padding repeats a sequence's own newest slot, so that nothing of another sequence is ever read.
         """
-        if window not in self._decodes:
-            self._decodes[window] = self._pad_decodes(window)
-        return self._decodes[window]
+        key = (group.number, window)
+        if key not in self._decodes:
+            self._decodes[key] = self._pad_decodes(group.members, window)
+        return self._decodes[key]
 
-    def _together(self, everyone: list[Chunk]) -> list[Chunk]:
-        decodes = [chunk for chunk in everyone if chunk.stop - chunk.start == 1]
-        padded = len(decodes) * max((chunk.context for chunk in decodes), default=0)
-        return decodes if len(decodes) > 1 and padded <= PADDED_DECODE_TOKENS[self._device.type] else []
+    def _rows(self, group: list[Chunk]) -> torch.Tensor:
+        return torch.tensor([chunk.start for chunk in group], dtype=torch.int64, device=self._device)
 
     def _find_slots(self, chunk: Chunk, lowest: int) -> slice | torch.Tensor:
         if chunk.contiguous:
@@ -101,11 +110,11 @@ class StepLayout:
         hidden = key > query if window is None else (key > query) | (key <= query - window)
         return torch.zeros(hidden.shape, dtype=self._dtype, device=self._device).masked_fill_(hidden, -torch.inf)
 
-    def _pad_decodes(self, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        spans = [(chunk.seen_from(window), chunk.context) for chunk in self.decodes]
+    def _pad_decodes(self, decodes: list[Chunk], window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        spans = [(chunk.seen_from(window), chunk.context) for chunk in decodes]
         width = max(stop - start for start, stop in spans)
         positions = [np.minimum(np.arange(start, start + width), stop - 1) for start, stop in spans]
-        slots = np.stack([self._slot_of(chunk.blocks, where) for chunk, where in zip(self.decodes, positions, strict=True)])
+        slots = np.stack([self._slot_of(chunk.blocks, where) for chunk, where in zip(decodes, positions, strict=True)])
         lengths = torch.tensor([stop - start for start, stop in spans], device=self._device)
         hidden = torch.arange(width, device=self._device)[None, :] >= lengths[:, None]
         mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device).masked_fill_(hidden, -torch.inf)
@@ -130,8 +139,11 @@ def _chunks(plan: StepPlan, block_tokens: int) -> list[Chunk]:
     ]
 
 
-def _row_index(rows: list[int], device: torch.device) -> slice | torch.Tensor:
-    """Flat rows as an index; a slice, that is a view, where they follow each other, as a plan's decodes do."""
-    if rows and rows[-1] - rows[0] == len(rows) - 1:
-        return slice(rows[0], rows[-1] + 1)
-    return torch.tensor(rows, dtype=torch.int64, device=device)
+def _by_context(everyone: list[Chunk], padded_tokens: int) -> list[list[Chunk]]:
+    """Decodes in order of context, split into groups whose padded contexts together stay within `padded_tokens`."""
+    groups: list[list[Chunk]] = []
+    for chunk in sorted((c for c in everyone if c.stop - c.start == 1), key=lambda c: c.context):
+        if not groups or (len(groups[-1]) + 1) * chunk.context > padded_tokens:
+            groups.append([])
+        groups[-1].append(chunk)
+    return groups

@@ -45,7 +45,9 @@ def write_plan(step: int, pieces: Sequence[Piece], block_tokens: int) -> StepPla
         contexts=_int32([piece.start + n for piece, n in zip(pieces, lengths, strict=True)]),
         block_tables=_tables(pieces),
         samples=tuple(
-            Sample(int(first) + row, piece.params, 0, piece.index) for first, piece in zip(starts, pieces, strict=False) for row in piece.sampled
+            Sample(int(first) + row, piece.params, 0, piece.index)
+            for first, piece in zip(starts, pieces, strict=False)
+            for row in piece.sampled
         ),
     )
 

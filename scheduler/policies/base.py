@@ -32,6 +32,8 @@ class Policy(Protocol):
     """`take` and `assist` are asked again after every answer, until they answer None: one decision at a time."""
 
     name: str
+    waits_for_head_starts: bool
+    """`take` may decline now and accept when a head start has advanced: then it is asked at every event."""
 
     def classify(self, view: ClusterView) -> Roles:
         """Who owns and who assists; asked when a member comes, goes, or changes."""
@@ -42,5 +44,5 @@ class Policy(Protocol):
         ...
 
     def assist(self, view: ClusterView, worker: WorkerView) -> Assist | None:
-        """Asked of an assistant that has room for a head start."""
+        """Asked of an assistant that has room for at least a granule. None: no waiting prompt needs a head start, from anybody."""
         ...

@@ -13,6 +13,7 @@ class FixedCut(TakeWhenFree):
     """A request waits until its head start has come to the cut. It is assigned as it is when that can no longer happen."""
 
     name = "fixed_cut"
+    waits_for_head_starts = True
 
     def take(self, view: ClusterView, worker: WorkerView) -> Take | None:
         for waiting in view.waiting.first(self._settings.look_ahead):

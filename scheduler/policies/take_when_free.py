@@ -16,6 +16,7 @@ from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
 
 class TakeWhenFree:
     name = "take_when_free"
+    waits_for_head_starts = False
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings

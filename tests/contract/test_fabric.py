@@ -1,15 +1,14 @@
-"""What `shared.fabric.Fabric` promises, of every fabric: three kinds of server, and the simulator's model."""
+"""What `shared.fabric.Fabric` promises, of every fabric (three kinds of server, and the simulator's model): requests, streams, members."""
 
 from __future__ import annotations
 
 import pytest
 
-from shared.fabric import Fabric, FenceAnswer, SubmitStatus, WriteStatus
+from shared.fabric import Fabric, SubmitStatus, WriteStatus
 from shared.fabric_settings import FabricSettings
-from shared.messages import Cancel, CancelAsked, Drain, GatewayBeat, ListenerChange, LogEnd, ReleaseAssist, StoryLine
-from shared.types import NO_GATEWAY, AssistId, FinishReason, Phase, RequestId, WorkerId, WorkerRef
+from shared.messages import Cancel, CancelAsked, GatewayBeat, ListenerChange, ReleaseAssist, StoryLine
+from shared.types import NO_GATEWAY, AssistId, Phase, RequestId
 from tests.contract.words import (
-    END,
     G1,
     G2,
     R1,
@@ -19,7 +18,6 @@ from tests.contract.words import (
     W2,
     accept,
     assign,
-    assist,
     head,
     info,
     lead,
@@ -27,13 +25,12 @@ from tests.contract.words import (
     report,
     run,
     submission,
-    tokens,
 )
 from tests.support.waiting import eventually
 
 NOBODY = RequestId("nobody")
 
-# --- submission --------------------------------------------------------------------------------------------------
+# --- submission -------------------------------------------------------------------------------------------------------
 
 
 async def test_an_accepted_request_waits_in_the_pool(fabric: Fabric) -> None:
@@ -127,7 +124,7 @@ class TestMemory:
         assert (await fabric.submit(submission(R2))).status is SubmitStatus.NO_MEMORY
 
 
-# --- cancel, listeners -------------------------------------------------------------------------------------------
+# --- cancel, listeners ------------------------------------------------------------------------------------------------
 
 
 async def test_cancelling_a_waiting_request_tells_the_scheduler(fabric: Fabric) -> None:
@@ -188,262 +185,7 @@ async def test_nobody_listens_to_what_is_not_there_or_over(fabric: Fabric) -> No
     assert await fabric.read_events("0-0") == ()
 
 
-# --- the log -----------------------------------------------------------------------------------------------------
-
-
-async def test_a_head_is_written_once(fabric: Fabric) -> None:
-    assert await fabric.head(R1) is None
-    await fabric.create_log(head())
-    await fabric.raise_fence(R1, 4)
-    await fabric.create_log(head())
-    found = await fabric.head(R1)
-    assert found is not None
-    assert (found.spec, found.api, found.owner_key, found.fence) == (head().spec, '{"stream": true}', "key-digest", 4)
-
-
-async def test_tokens_are_read_back_in_order(fabric: Fabric) -> None:
-    await fabric.create_log(head())
-    last = tokens(2, 30, finish=FinishReason.STOP)
-    assert await fabric.append(R1, 1, (tokens(0, 10, 20),)) is WriteStatus.DONE
-    assert await fabric.append(R1, 1, (last,), END) is WriteStatus.DONE
-    logged = await fabric.read_log(R1)
-    assert [entry.entry for entry in logged] == [tokens(0, 10, 20), last, END]
-    assert [entry.entry for entry in await fabric.read_log(R1, logged[0].entry_id)] == [last, END]
-    assert await fabric.read_log(R1, logged[-1].entry_id) == ()
-
-
-async def test_a_log_that_is_not_there(fabric: Fabric) -> None:
-    assert await fabric.append(NOBODY, 1, (tokens(0, 1),)) is WriteStatus.MISSING
-    assert await fabric.read_log(NOBODY) == ()
-    assert (await fabric.raise_fence(NOBODY, 2)).status is WriteStatus.MISSING
-
-
-async def test_a_repeat_of_the_last_append_is_done_once_whenever_it_was_said(fabric: Fabric) -> None:
-    await fabric.create_log(head())
-    await fabric.append(R1, 1, (tokens(0, 1),))
-    for at_ms in (0, 1, 2):
-        assert await fabric.append(R1, 1, (tokens(1, 2, at_ms=at_ms),)) is WriteStatus.DONE
-    assert [entry.entry for entry in await fabric.read_log(R1)] == [tokens(0, 1), tokens(1, 2)]
-
-
-@pytest.mark.parametrize(
-    "entry", [tokens(0, 1), tokens(1, 9), tokens(3, 4), tokens(1, 4, choice=1)], ids=["older", "other", "gap", "choice"]
-)
-async def test_what_is_not_next_is_a_gap(fabric: Fabric, entry: object) -> None:
-    await fabric.create_log(head())
-    await fabric.append(R1, 1, (tokens(0, 1),))
-    await fabric.append(R1, 1, (tokens(1, 2),))
-    assert await fabric.append(R1, 1, (entry,)) is WriteStatus.GAP  # type: ignore[arg-type]
-    assert len(await fabric.read_log(R1)) == 2
-
-
-async def test_an_append_is_all_or_nothing(fabric: Fabric) -> None:
-    await fabric.create_log(head())
-    assert await fabric.append(R1, 1, (tokens(0, 1), tokens(2, 3)), END) is WriteStatus.GAP
-    assert await fabric.read_log(R1) == ()
-    assert await fabric.append(R1, 1, (tokens(0, 1), tokens(1, 2, 3), tokens(0, 4, choice=1), tokens(3, 5))) is WriteStatus.DONE
-    assert await fabric.append(R1, 1, (tokens(1, 6, choice=1), tokens(4, 7))) is WriteStatus.DONE
-
-
-async def test_the_first_end_wins(fabric: Fabric) -> None:
-    await fabric.create_log(head())
-    assert await fabric.append(R1, 1, (tokens(0, 1),), END) is WriteStatus.DONE
-    assert await fabric.append(R1, 1, (), LogEnd(Phase.CANCELLED)) is WriteStatus.ENDED
-    assert await fabric.append(R1, 1, (tokens(1, 2),)) is WriteStatus.ENDED
-    assert await fabric.append(R1, 1, (tokens(0, 1),), LogEnd(Phase.FINISHED, at_ms=9)) is WriteStatus.DONE
-    assert [entry.entry for entry in await fabric.read_log(R1)] == [tokens(0, 1), END]
-
-
-async def test_a_fence_keeps_older_attempts_out(fabric: Fabric) -> None:
-    await fabric.create_log(head())
-    await fabric.append(R1, 1, (tokens(0, 1, 2),))
-    for _ in range(2):
-        assert await fabric.raise_fence(R1, 2) == FenceAnswer(WriteStatus.DONE, next_index=2)
-    assert await fabric.append(R1, 1, (tokens(0, 1, 2),)) is WriteStatus.SUPERSEDED
-    assert await fabric.append(R1, 1, (tokens(2, 3),)) is WriteStatus.SUPERSEDED
-    assert (await fabric.raise_fence(R1, 1)).status is WriteStatus.SUPERSEDED
-    assert await fabric.append(R1, 2, (tokens(2, 9),)) is WriteStatus.DONE
-
-
-async def test_an_attempt_above_the_fence_does_not_write_either(fabric: Fabric) -> None:
-    await fabric.create_log(head())
-    assert await fabric.append(R1, 2, (tokens(0, 1),)) is WriteStatus.SUPERSEDED
-
-
-async def test_a_fence_tells_of_an_end(fabric: Fabric) -> None:
-    await fabric.create_log(head())
-    await fabric.append(R1, 1, (tokens(0, 1),), END)
-    assert await fabric.raise_fence(R1, 2) == FenceAnswer(WriteStatus.DONE, 1, Phase.FINISHED)
-
-
-# --- the lease ---------------------------------------------------------------------------------------------------
-
-
-async def test_one_leads_and_keeps_its_epoch(fabric: Fabric) -> None:
-    epoch = await fabric.lead("a", 60.0)
-    assert epoch > 0
-    assert await fabric.lead("b", 60.0) == 0
-    assert await fabric.lead("a", 60.0) == epoch
-
-
-async def test_the_next_leader_has_a_higher_epoch(fabric: Fabric) -> None:
-    epoch = await fabric.lead("a", 60.0)
-    await fabric.resign("b")
-    assert await fabric.lead("b", 60.0) == 0
-    await fabric.resign("a")
-    second = await fabric.lead("b", 60.0)
-    assert second > epoch
-    await fabric.resign("b")
-    assert await fabric.lead("b", 60.0) > second
-
-
-async def test_a_lease_ends_by_itself(fabric: Fabric) -> None:
-    epoch = await fabric.lead("a", 0.02)
-    assert await eventually(lambda: fabric.lead("b", 60.0)) > epoch
-
-
-# --- placement ---------------------------------------------------------------------------------------------------
-
-
-async def test_a_placement_is_record_and_job_at_once(fabric: Fabric) -> None:
-    epoch = await run(fabric)
-    record = await fabric.record(R1)
-    assert record is not None
-    assert (record.phase, record.owner, record.attempt) == (Phase.RUNNING, W1, 1)
-    ((entry_id, job),) = await fabric.read_jobs(W1, "0-0")
-    assert job == assign(epoch)
-    assert await fabric.read_jobs(W1, entry_id) == ()
-    assert await fabric.read_jobs(W2, "0-0") == ()
-
-
-async def test_a_repeated_placement_is_one_job(fabric: Fabric) -> None:
-    epoch = await run(fabric)
-    assert await fabric.place(epoch, W1, assign(epoch)) is WriteStatus.DONE
-    assert len(await fabric.read_jobs(W1, "0-0")) == 1
-
-
-async def test_a_running_request_is_not_placed_twice(fabric: Fabric) -> None:
-    epoch = await run(fabric)
-    assert await fabric.place(epoch, W2, assign(epoch, number=2)) is WriteStatus.SUPERSEDED
-    assert await fabric.read_jobs(W2, "0-0") == ()
-
-
-@pytest.mark.parametrize("attempt", [0, 2])
-async def test_a_placement_names_the_records_attempt(fabric: Fabric, attempt: int) -> None:
-    await accept(fabric)
-    epoch = await lead(fabric)
-    assert await fabric.place(epoch, W1, assign(epoch, attempt=attempt)) is WriteStatus.SUPERSEDED
-
-
-async def test_what_is_not_there_or_over_is_not_placed(fabric: Fabric) -> None:
-    epoch = await lead(fabric)
-    assert await fabric.place(epoch, W1, assign(epoch)) is WriteStatus.MISSING
-    await accept(fabric)
-    await fabric.close(R1, 1, Phase.CANCELLED)
-    assert await fabric.place(epoch, W1, assign(epoch)) is WriteStatus.ENDED
-    assert await fabric.read_jobs(W1, "0-0") == ()
-
-
-async def test_an_assist_order_is_one_job_and_touches_no_record(fabric: Fabric) -> None:
-    await accept(fabric)
-    epoch = await lead(fabric)
-    for number in (1, 1, 2, 2):
-        assert await fabric.place(epoch, W1, assist(epoch, number)) is WriteStatus.DONE
-    assert [job for _, job in await fabric.read_jobs(W1, "0-0")] == [assist(epoch, 1), assist(epoch, 2)]
-    assert await phase_of(fabric) is Phase.QUEUED
-
-
-async def test_a_deposed_leader_changes_nothing(fabric: Fabric) -> None:
-    epoch = await run(fabric)
-    await accept(fabric, R2)
-    await fabric.resign("leader")
-    assert await fabric.lead("other", 60.0) > epoch
-    assert await fabric.place(epoch, W1, assign(epoch, 2, R2)) is WriteStatus.SUPERSEDED
-    assert await fabric.place(epoch, W1, assist(epoch, 3, R2)) is WriteStatus.SUPERSEDED
-    assert await fabric.command(epoch, W1, Drain(1.0)) is WriteStatus.SUPERSEDED
-    assert await fabric.begin_move(epoch, R1, 1) is WriteStatus.SUPERSEDED
-    assert await fabric.requeue(epoch, R1, 2, 3, crashed=True) is WriteStatus.SUPERSEDED
-    assert await fabric.publish_load(epoch, 0, 0, 0.0) is WriteStatus.SUPERSEDED
-    assert (await phase_of(fabric, R1), await phase_of(fabric, R2)) == (Phase.RUNNING, Phase.QUEUED)
-    assert await fabric.read_control(W1, "0-0") == ()
-    assert len(await fabric.read_jobs(W1, "0-0")) == 1
-
-
-async def test_a_command_reaches_one_incarnation(fabric: Fabric) -> None:
-    epoch = await lead(fabric)
-    assert await fabric.command(epoch, W1, Drain(1.5)) is WriteStatus.DONE
-    assert [message for _, message in await fabric.read_control(W1, "0-0")] == [Drain(1.5)]
-    assert await fabric.read_control(WorkerRef(WorkerId("w1"), "z"), "0-0") == ()
-
-
-# --- moving ------------------------------------------------------------------------------------------------------
-
-
-async def test_a_move_makes_the_next_attempt(fabric: Fabric) -> None:
-    epoch = await run(fabric)
-    assert await fabric.begin_move(epoch, R1, 1) is WriteStatus.DONE
-    assert await phase_of(fabric) is Phase.MOVING
-    assert await fabric.requeue(epoch, R1, 2, 5, crashed=True) is WriteStatus.DONE
-    record = await fabric.record(R1)
-    assert record is not None
-    assert (record.phase, record.attempt, record.owner, record.crashes, record.num_tokens) == (Phase.QUEUED, 2, None, 1, 5)
-    assert await fabric.place(epoch, W2, assign(epoch, 2, attempt=2, num_tokens=5)) is WriteStatus.DONE
-    assert await fabric.place(epoch, W1, assign(epoch, 1)) is WriteStatus.SUPERSEDED
-
-
-async def test_each_step_of_a_move_can_be_repeated(fabric: Fabric) -> None:
-    epoch = await run(fabric)
-    for _ in range(2):
-        assert await fabric.begin_move(epoch, R1, 1) is WriteStatus.DONE
-    for _ in range(2):
-        assert await fabric.requeue(epoch, R1, 2, 3, crashed=True) is WriteStatus.DONE
-    await fabric.place(epoch, W2, assign(epoch, 2, attempt=2))
-    assert await fabric.requeue(epoch, R1, 2, 3, crashed=True) is WriteStatus.DONE
-    record = await fabric.record(R1)
-    assert record is not None
-    assert (record.crashes, record.phase, record.owner) == (1, Phase.RUNNING, W2)
-    assert await fabric.begin_move(epoch, R1, 1) is WriteStatus.SUPERSEDED
-
-
-async def test_what_was_not_taken_from_its_place_is_not_requeued(fabric: Fabric) -> None:
-    epoch = await run(fabric)
-    assert await fabric.requeue(epoch, R1, 2, 3, crashed=False) is WriteStatus.SUPERSEDED
-    await fabric.begin_move(epoch, R1, 1)
-    assert await fabric.requeue(epoch, R1, 3, 3, crashed=False) is WriteStatus.SUPERSEDED
-    assert await fabric.begin_move(epoch, R1, 2) is WriteStatus.SUPERSEDED
-
-
-async def test_a_waiting_request_can_move_too(fabric: Fabric) -> None:
-    await accept(fabric)
-    epoch = await lead(fabric)
-    assert await fabric.begin_move(epoch, R1, 1) is WriteStatus.DONE
-    assert await fabric.place(epoch, W1, assign(epoch)) is WriteStatus.SUPERSEDED
-    assert await fabric.requeue(epoch, R1, 2, 3, crashed=False) is WriteStatus.DONE
-    record = await fabric.record(R1)
-    assert record is not None
-    assert record.crashes == 0
-
-
-async def test_what_is_not_there_or_over_does_not_move(fabric: Fabric) -> None:
-    epoch = await lead(fabric)
-    assert await fabric.begin_move(epoch, NOBODY, 1) is WriteStatus.MISSING
-    assert await fabric.requeue(epoch, NOBODY, 2, 3, crashed=False) is WriteStatus.MISSING
-    await accept(fabric)
-    await fabric.close(R1, 1, Phase.FAILED)
-    assert await fabric.begin_move(epoch, R1, 1) is WriteStatus.ENDED
-    assert await fabric.requeue(epoch, R1, 2, 3, crashed=False) is WriteStatus.ENDED
-
-
-async def test_a_cancelled_owner_is_told_no_more_once_it_was_moved_from(fabric: Fabric) -> None:
-    epoch = await run(fabric)
-    await fabric.begin_move(epoch, R1, 1)
-    assert await fabric.cancel(R1) is Phase.MOVING
-    assert await fabric.read_control(W1, "0-0") == ()
-    await fabric.requeue(epoch, R1, 2, 3, crashed=False)
-    assert await fabric.place(epoch, W2, assign(epoch, 2, attempt=2)) is WriteStatus.CANCELLED
-
-
-# --- the end -----------------------------------------------------------------------------------------------------
+# --- the end ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_closed_request_leaves_the_stream_of_the_living(fabric: Fabric) -> None:
@@ -484,7 +226,7 @@ async def test_nothing_to_close(fabric: Fabric) -> None:
     assert await fabric.record(NOBODY) is None
 
 
-# --- streams and members -----------------------------------------------------------------------------------------
+# --- streams and members ----------------------------------------------------------------------------------------------
 
 
 async def test_streams_are_read_on_from_where_one_was(fabric: Fabric) -> None:

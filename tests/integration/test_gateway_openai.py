@@ -3,57 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import openai
 import pytest
-import pytest_asyncio
 
-from gateway.settings import GatewaySettings
-from shared.types import FinishReason, Phase, RequestSpec
-from tests.support.fake_owner import End, FakeOwner, Hold, Say, Step
-from tests.support.gateway_server import Served, served
-from tests.support.model_fabric import ModelFabric
-from tests.support.tiny_model import write_tiny_model
+from shared.types import FinishReason, Phase
+from tests.support.fake_owner import End, Hold, Say
+from tests.support.gateway_server import Stage
 from tests.support.waiting import eventually
-
-HELLO = (Say("Hel"), Say("lo", 2), Say("", 1), Say(" there"), End())
-
-
-@dataclass
-class Stage:
-    served: Served
-    owner: FakeOwner
-    fabric: ModelFabric
-
-    def plays(self, *steps: Step) -> None:
-        self.owner.script = lambda spec: steps
-
-    def remembers_specs(self) -> list[RequestSpec]:
-        specs: list[RequestSpec] = []
-
-        def script(spec: RequestSpec) -> tuple[Step, ...]:
-            specs.append(spec)
-            return HELLO
-
-        self.owner.script = script
-        return specs
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest_asyncio.fixture
-async def stage(model: Path) -> AsyncIterator[Stage]:
-    fabric = ModelFabric()
-    settings = GatewaySettings(redis_url="", model=model, served_model_name="org/tiny", ping_s=0.05, poll_s=0.05)
-    owner = FakeOwner(fabric.as_fabric(), lambda spec: HELLO)
-    async with served(settings, fabric.as_fabric()) as running, owner.working():
-        yield Stage(running, owner, fabric)
 
 
 class TestModels:

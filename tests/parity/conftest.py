@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.tiny_models import Reference, reference, save_tiny
 from workers.torch_engine import TorchEngine
@@ -38,6 +39,7 @@ def engine_of(checkpoint_of: Callable[[str], Reference]) -> Iterator[EngineOf]:
         if key not in made:
             path: Path = checkpoint_of(model_type).path
             made[key] = TorchEngine(path, block_tokens=block_tokens, kv_bytes=KV_BYTES)
+            made[key]._cache.data.fill_(torch.nan)
         return made[key]
 
     yield get

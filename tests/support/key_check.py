@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis, RedisCluster
@@ -11,15 +12,28 @@ from redis import Redis, RedisCluster
 from shared.keys import row_of
 
 
+@dataclass(frozen=True)
+class TestServer:
+    """A server of the test session, and a look into it from outside the fabric."""
+
+    __test__ = False
+    url: str
+    client: Any
+
+    @contextmanager
+    def well_kept(self) -> Iterator[str]:
+        """Empty before; afterwards every key it holds must be as the table says."""
+        self.client.flushall()
+        yield self.url
+        complaints = misplaced_keys(self.client)
+        assert not complaints, complaints
+
+
 @contextmanager
-def well_kept(url: str) -> Iterator[str]:
-    """A server that is empty before; afterwards every key it holds must be as the table says, and goes."""
+def looked_into(url: str) -> Iterator[TestServer]:
     client = sync_client(url)
     try:
-        client.flushall()
-        yield url
-        complaints = misplaced_keys(client)
-        assert not complaints, complaints
+        yield TestServer(url, client)
     finally:
         client.close()
 

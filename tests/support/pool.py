@@ -18,6 +18,7 @@ from scheduler.settings import SchedulerSettings
 from shared.clock import SystemClock
 from shared.fabric import LogHead, SubmitStatus
 from shared.messages import LogEnd, LogTokens, StoryLine, Submission
+from shared.processes import cancel_all
 from shared.redis_fabric import RedisFabric
 from shared.types import Phase, PoolId, RequestId, RequestSpec, SamplingParams
 
@@ -74,9 +75,7 @@ class Pool:
         try:
             yield loop
         finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            await cancel_all([running])
             core.check()
 
     async def submit(self, prompt: Sequence[int], sampling: SamplingParams) -> RequestId:

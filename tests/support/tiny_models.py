@@ -21,7 +21,7 @@ WINDOW = 24
 """Sliding window of the tiny models that have one."""
 CONTEXT = 512
 
-_LLAMA_LIKE: dict[str, Any] = {
+LLAMA_LIKE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -38,7 +38,7 @@ _LLAMA_LIKE: dict[str, Any] = {
 
 
 def _llama_like(config: Callable[..., Any], **more: Any) -> Callable[[], Any]:
-    return lambda: config(**{**_LLAMA_LIKE, **more})
+    return lambda: config(**{**LLAMA_LIKE, **more})
 
 
 _GPT2_LIKE: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": 0}
@@ -55,7 +55,14 @@ SERVED: dict[str, Callable[[], Any]] = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
         query_pre_attn_scalar=16,
     ),
-    "gemma2": _llama_like(hf.Gemma2Config, head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16, attn_logit_softcapping=5.0),
+    "gemma2": _llama_like(
+        hf.Gemma2Config,
+        head_dim=16,
+        sliding_window=WINDOW,
+        query_pre_attn_scalar=16,
+        attn_logit_softcapping=5.0,
+        final_logit_softcapping=300.0,
+    ),
     "gpt_neox": _llama_like(hf.GPTNeoXConfig, rotary_pct=0.5),
     "phi3": _llama_like(hf.Phi3Config),
     "gpt2": lambda: hf.GPT2Config(**_GPT2_LIKE, n_embd=64, n_layer=2, n_head=4, n_positions=CONTEXT),
@@ -83,7 +90,9 @@ REFUSED: dict[str, Callable[[], Any]] = {
         linear_key_head_dim=16,
         linear_value_head_dim=16,
     ),
-    "gpt_oss": _llama_like(hf.GptOssConfig, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW, rope_parameters=None),
+    "gpt_oss": _llama_like(
+        hf.GptOssConfig, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW, rope_parameters=None
+    ),
     "llama4_text": _llama_like(
         hf.Llama4TextConfig, head_dim=16, intermediate_size_mlp=96, num_local_experts=2, num_experts_per_tok=1, attention_chunk_size=32
     ),

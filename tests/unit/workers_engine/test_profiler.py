@@ -1,0 +1,96 @@
+"""The profile of a device is what its steps show, never negative, and soon found."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+
+from shared.profile import Profile, StepShape
+from shared.types import BlockId, TokenSpan
+from workers.engine import KVSpec, StepPlan, StepResult
+from workers.profiler import fit_profile, measure, non_negative_fit, profile_engine
+from workers.torch_engine import TorchEngine
+
+DEVICE = Profile(0.004, 2e-4, 3e-8, 5e-4, 1e-6, kv_bytes_per_token=256)
+
+
+class ModelledEngine:
+    """An engine whose steps take exactly what a profile says; it checks that nothing unwritten is attended to."""
+
+    def __init__(self, *, block_tokens: int = 16, total_blocks: int = 2000, max_model_tokens: int = 4096, noise: float = 0.0) -> None:
+        self.kv = KVSpec(1, 1, 32, "float32", 256, b"f")
+        self.block_tokens, self.total_blocks, self.max_model_tokens = block_tokens, total_blocks, max_model_tokens
+        self.eos_token_ids: frozenset[int] = frozenset()
+        self.largest = 0
+        self._written: set[int] = set()
+        self._plans: list[StepPlan] = []
+        self._noise = np.random.default_rng(0).normal(1.0, noise, 10_000).tolist()
+
+    def launch(self, plan: StepPlan) -> None:
+        self._plans.append(plan)
+
+    def collect(self) -> StepResult:
+        plan = self._plans.pop(0)
+        self._written |= set(plan.slots.tolist())
+        queries = np.diff(plan.starts)
+        for context, table in zip(plan.contexts, plan.block_tables, strict=True):
+            assert {
+                int(table[at // self.block_tokens]) * self.block_tokens + at % self.block_tokens for at in range(context)
+            } <= self._written
+        chunk, decode = queries > 1, queries == 1
+        pairs = sum(int(c * (c + 1) - (c - n) * (c - n + 1)) // 2 for c, n in zip(plan.contexts[chunk], queries[chunk], strict=True))
+        shape = StepShape(int(queries[chunk].sum()), pairs, int(decode.sum()), int(plan.contexts[decode].sum()))
+        self.largest = max(self.largest, shape.prefill_tokens + shape.decodes)
+        tokens = (0,) * len(plan.samples)
+        return StepResult(plan.step, tokens, (0.0,) * len(tokens), DEVICE.step_seconds(shape) * self._noise.pop())
+
+    def gather(self, blocks: tuple[BlockId, ...], span: TokenSpan, out: memoryview) -> None:
+        assert len(out) == len(span) * self.kv.bytes_per_token
+
+    def scatter(self, blocks: tuple[BlockId, ...], span: TokenSpan, data: memoryview) -> None:
+        self._written |= {block * self.block_tokens + at for block in blocks for at in range(self.block_tokens)}
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("block_tokens", "total_blocks", "max_model_tokens", "budget"),
+    [(16, 2000, 4096, 512), (64, 100, 4096, 200), (16, 40, 4096, 512), (16, 2000, 100, 64), (1, 300, 4096, 512), (16, 2000, 40, 512)],
+)
+def test_a_devices_profile_is_found(block_tokens: int, total_blocks: int, max_model_tokens: int, budget: int) -> None:
+    engine = ModelledEngine(block_tokens=block_tokens, total_blocks=total_blocks, max_model_tokens=max_model_tokens)
+    found = profile_engine(engine, token_budget=budget, max_sequences=16, seconds=0.2)
+    assert astuple(found)[:6] == pytest.approx(astuple(DEVICE)[:6], rel=1e-3)
+    assert engine.largest <= budget
+
+
+def test_noise_moves_the_figures_that_matter_little() -> None:
+    found = profile_engine(ModelledEngine(noise=0.05), seconds=0.2)
+    assert found.prefill_tokens_per_s() == pytest.approx(DEVICE.prefill_tokens_per_s(), rel=0.15)
+    shape = StepShape(128, 10_000, 16, 16 * 300)
+    assert found.step_seconds(shape) == pytest.approx(DEVICE.step_seconds(shape), rel=0.15)
+
+
+def test_nothing_is_ever_negative() -> None:
+    shapes = [StepShape(n, n * n // 2, d, d * 100) for n in (0, 64, 512) for d in (0, 8) if n + d]
+    falling = [(shape, 1.0 / (1 + i)) for i, shape in enumerate(shapes)]
+    assert min(astuple(fit_profile(falling, 1))[:5]) >= 0
+
+
+def test_the_fit_is_the_non_negative_optimum() -> None:
+    """Against projected gradient descent from the same problem."""
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        a, b = rng.normal(size=(9, 4)), rng.normal(size=9)
+        x, step = np.zeros(4), 1 / np.linalg.norm(a, 2) ** 2
+        for _ in range(5000):
+            x = np.maximum(0, x - step * a.T @ (a @ x - b))
+        assert non_negative_fit(a, b) == pytest.approx(x.tolist(), abs=1e-6)
+
+
+def test_the_real_engine(engine: TorchEngine) -> None:
+    measured = measure(engine, token_budget=64, max_sequences=4, seconds=0.0)
+    assert all(seconds > 0 for _, seconds in measured)
+    assert fit_profile(measured, engine.kv.bytes_per_token).prefill_tokens_per_s() > 0
