@@ -123,7 +123,7 @@ class CorePulls(CoreAssists):
     def on_peer_lost(self, peer: WorkerRef) -> None:
         for intake in [intake for intake in self.intakes.values() if intake.source.worker == peer]:
             self.abandon(intake, tells_sender=False)
-        self.drop_peer(peer)
+        self.command(DropPeer(peer))
 
     def expire_pulls(self) -> None:
         """The transport keeps the deadline; this is for a transport that does not answer at all."""
