@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 
 from scheduler.simulation.run import run_seed, run_seeds
 
 
 def main() -> int:
+    logging.disable(logging.ERROR)
     parser = argparse.ArgumentParser(prog="python -m scheduler.simulation", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--seed", type=int, help="replay this schedule")

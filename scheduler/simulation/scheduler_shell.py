@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 LEASE_S = 3.0
 RENEW_S = 0.5
-TICK_S = 0.1
+TICK_S = 0.25
+"""Rarer than in production, where it costs nothing: every decision is made at an event."""
 RETRY_S = 0.2
 
 
@@ -160,7 +161,8 @@ class SchedulerShell(Process):
         if not isinstance(event, (Tick, Report)):
             self.tell("hears", event)
         commands = self.core.handle(event, self.world.now)
-        self.world.oracle.scheduler_moved(self)
+        if commands or not isinstance(event, Tick):
+            self.world.oracle.scheduler_moved(self)
         self._commands.extend(commands)
         self._next()
 

@@ -51,7 +51,8 @@ from workers.output import Append, OutputBook, OutputCommand
 if TYPE_CHECKING:
     from scheduler.simulation.world import World
 
-TICK_S = 0.05
+TICK_S = 0.2
+"""Rarer than in production, where it costs nothing."""
 MEMBER_TTL_S = 15.0
 MEMBER_S = 2.0
 RETRY_S = 0.2

