@@ -26,6 +26,8 @@ class Child:
     restarts: int = 0
     tail: list[str] = field(default_factory=list)
     """The last lines it wrote to stderr, for when it dies early."""
+    module: str = "cli"
+    """What `python -m` runs: tests put in a worker with a fault lever."""
     _reader: asyncio.Task[None] | None = None
 
     @property
@@ -37,7 +39,7 @@ class Child:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "cli",
+            self.module,
             *self.args,
             env={**os.environ, **self.env, PARENT_VARIABLE: str(os.getpid())},
             stdin=asyncio.subprocess.DEVNULL,
@@ -102,9 +104,6 @@ class Children:
             await asyncio.sleep(wait_s)
             if not self._stopping.is_set():
                 await child.start(echo=self._echo)
-
-    def first_dead(self) -> Child | None:
-        return next((child for child in self._children if not child.running), None)
 
     async def stop(self, timeout_s: float = 40.0) -> None:
         """In the order in which work flows: who takes requests in leaves first, who places them last."""

@@ -8,16 +8,15 @@ import os
 import secrets
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from shared.redis_fabric import RedisFabric
 
 from shared.clock import SystemClock
 from shared.errors import ConfigError
 from shared.messages import WorkerInfo
 from shared.processes import on_stop_signals
 from shared.profile import Profile
+from shared.redis_fabric import RedisFabric
 from shared.types import PoolId, WorkerId, WorkerRef
 from workers.core import WorkerCore
 from workers.engine import Engine
@@ -63,6 +62,12 @@ class WorkerProcessSettings:
     staging_bytes: int = 128 << 20
     slowdown: float = 1.0
     threads: int = 0
+    fake_kv_bytes: int = BYTES_PER_TOKEN
+    """KV bytes of one token of the engine without a model, rounded to what it can make."""
+
+    @property
+    def fake_kv_repeats(self) -> int:
+        return self.fake_kv_bytes // BYTES_PER_TOKEN | 1
 
 
 async def serve(settings: WorkerProcessSettings) -> None:
@@ -109,11 +114,10 @@ def _fake(settings: WorkerProcessSettings) -> Engine:
         vocab_size=config["vocab_size"],
         eos_token_ids=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),
         max_model_tokens=config["max_position_embeddings"],
+        repeats=settings.fake_kv_repeats,
     )
-    total_blocks = settings.kv_bytes // (BYTES_PER_TOKEN * settings.block_tokens)
-    return FakeEngine(
-        model, block_tokens=settings.block_tokens, total_blocks=min(total_blocks, 65536), profile=FAKE_PROFILE, sleep=time.sleep
-    )
+    total_blocks = min(settings.kv_bytes // (model.kv.bytes_per_token * settings.block_tokens), 65536)
+    return FakeEngine(model, block_tokens=settings.block_tokens, total_blocks=total_blocks, profile=FAKE_PROFILE, sleep=time.sleep)
 
 
 def _real(settings: WorkerProcessSettings) -> Engine:
@@ -132,7 +136,7 @@ def _real(settings: WorkerProcessSettings) -> Engine:
 def measure(engine: Engine, settings: WorkerProcessSettings) -> Profile:
     """The device's profile: measured, or what the engine without a model pretends."""
     if settings.engine == "fake":
-        return FAKE_PROFILE.scaled(settings.slowdown)
+        return replace(FAKE_PROFILE.scaled(settings.slowdown), kv_bytes_per_token=engine.kv.bytes_per_token)
     from workers.profiler import profile_engine
 
     return profile_engine(engine, token_budget=settings.token_budget)
