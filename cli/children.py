@@ -28,6 +28,8 @@ class Child:
     """The last lines it wrote to stderr, for when it dies early."""
     module: str = "cli"
     """What `python -m` runs: tests put in a worker with a fault lever."""
+    starting: bool = True
+    """While it is, its dying words are left for whoever started it to say, once."""
     _reader: asyncio.Task[None] | None = None
 
     @property
@@ -54,7 +56,7 @@ class Child:
         async for raw in process.stderr:
             line = raw.decode(errors="replace").rstrip()
             self.tail = [*self.tail[1 - TAIL_LINES :], line]
-            if echo:
+            if echo and not (self.starting and line.startswith("headstart: ")):
                 print(f"{self.name}: {line}", file=sys.stderr, flush=True)
 
     async def stop(self, timeout_s: float) -> None:
@@ -90,6 +92,8 @@ class Children:
 
     def keep_running(self) -> None:
         """From now on whoever dies is started again, later each time."""
+        for child in self._children:
+            child.starting = False
         self._keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
 
     async def _keep(self, child: Child) -> None:

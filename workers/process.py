@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.clock import SystemClock
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ModelRefused
 from shared.messages import WorkerInfo
 from shared.processes import on_stop_signals
 from shared.profile import Profile
@@ -128,9 +128,13 @@ def _real(settings: WorkerProcessSettings) -> Engine:
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return TorchEngine(
-        settings.model, device=settings.device, dtype=settings.dtype, block_tokens=settings.block_tokens, kv_bytes=settings.kv_bytes
-    )
+    try:
+        return TorchEngine(
+            settings.model, device=settings.device, dtype=settings.dtype, block_tokens=settings.block_tokens, kv_bytes=settings.kv_bytes
+        )
+    except ModelRefused as refusal:
+        remedy = "it would be answered wrongly here: choose another model, of the Llama, Qwen, Mistral or Gemma families for instance"
+        raise ModelRefused(f"--model {settings.model}: {refusal}; {remedy}") from None
 
 
 def measure(engine: Engine, settings: WorkerProcessSettings) -> Profile:
