@@ -16,8 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cli.system import System, SystemPlan, WorkerPlan
-from shared.errors import ConfigError
+from cli.system import System, SystemPlan, WorkerPlan, need_model_dir
 
 DEMO_MODEL = Path(__file__).parents[1] / "examples" / "demo_model" / "weights"
 PROMPTS_FILE = Path(__file__).parents[1] / "examples" / "demo_model" / "prompts.txt"
@@ -41,8 +40,7 @@ class Answer:
 
 def demo_plan(model: Path) -> SystemPlan:
     """One fast and two slow workers; a small token budget, so that prompts wait and get their head start."""
-    if not model.is_dir():
-        raise ConfigError(f"--model {model}: no such directory; give the directory of a transformers model with its tokenizer")
+    need_model_dir(model)
     common = ("--threads", "1", "--kv-mib", "64", "--staging-mib", "32")
     high = WorkerPlan("high-1", (*common, "--token-budget", "128"))
     low = tuple(WorkerPlan(f"low-{at}", (*common, "--token-budget", "128", "--slowdown", "3")) for at in (1, 2))

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Self
 
 import httpx2
-from shared.redis_fabric import RedisFabric
-from shared.server import EmbeddedServer, free_port
 
 from cli.children import Child, Children
-from shared.errors import ConfigError, FabricUnavailable
+from shared.errors import ConfigError, HeadstartError
+from shared.redis_fabric import RedisFabric
+from shared.server import EmbeddedServer, free_port
 from shared.types import PoolId
 
 READY_TIMEOUT_S = 300.0
@@ -44,6 +44,9 @@ class SystemPlan:
     host: str = "127.0.0.1"
     ports: tuple[int, ...] = (0,)
     """One gateway each; 0 finds a free one."""
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    """What the gateways accept; they go through the environment, which other users of the machine cannot list."""
+    no_auth: bool = False
     schedulers: int = 1
     scheduler_options: tuple[str, ...] = ()
     log_level: str = "warning"
@@ -68,7 +71,9 @@ class System:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        return tuple(f"http://{self.plan.host}:{port}" for port in self.ports)
+        """Where this machine reaches the gateways: an address that means all of its own is called by its loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.plan.host, self.plan.host)
+        return tuple(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for port in self.ports)
 
     async def __aenter__(self) -> Self:
         try:
@@ -97,10 +102,13 @@ class System:
         env = {"HEADSTART_REDIS_URL": self.redis_url, "TOKENIZERS_PARALLELISM": "false", **plan.env}
         model = ["--model", str(plan.model)]
         gateway = ["gateway", *model, *common, "--served-model-name", plan.served_model_name, "--host", plan.host]
+        gateway += ["--no-auth"] if plan.no_auth else []
+        # Set even when empty: the keys are the plan's, not those of whoever started this.
+        door = env | {"HEADSTART_API_KEYS": ",".join(plan.api_keys)}
         return [
             *(Child(f"scheduler-{at + 1}", ["scheduler", *common, *plan.scheduler_options], env) for at in range(plan.schedulers)),
             *(Child(worker.name, ["worker", *model, *common, "--name", worker.name, *worker.options], env) for worker in plan.workers),
-            *(Child(f"gateway-{at + 1}", [*gateway, "--port", str(port)], env) for at, port in enumerate(self.ports)),
+            *(Child(f"gateway-{at + 1}", [*gateway, "--port", str(port)], door) for at, port in enumerate(self.ports)),
         ]
 
     async def _until_ready(self) -> None:
@@ -117,9 +125,7 @@ class System:
                     return
                 self._progress(f"waiting for {', '.join([*sorted(missing), *silent])}")
                 if time.monotonic() > deadline:
-                    raise FabricUnavailable(
-                        f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join([*missing, *silent])}; see the logs above"
-                    )
+                    raise HeadstartError(f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join([*missing, *silent])}; see the logs above")
                 await asyncio.sleep(POLL_S)
         finally:
             await fabric.disconnect()
@@ -142,3 +148,9 @@ async def _answers(url: str) -> bool:
 def threads_each(workers: int) -> int:
     """CPU threads for each of `workers` models on this machine."""
     return max(1, (os.cpu_count() or 1) // max(1, workers))
+
+
+def need_model_dir(model: Path) -> None:
+    """Raises `ConfigError` before anything is started."""
+    if not model.is_dir():
+        raise ConfigError(f"--model {model}: no such directory; give the directory of a transformers model with its tokenizer")
