@@ -16,7 +16,7 @@ LOW, HIGH = "green", "cyan"
 OPENING_CHARS = 60
 BAR_CHARS = 12
 LEGEND = (
-    f"[{LOW}]█[/] prefilled by a slow worker before the fast one took over, [{HIGH}]█[/] by the fast one.\n"
+    f"[{LOW}]█[/] prefilled by a slow worker before the fast one took over, [{HIGH}]░[/] by the fast one.\n"
     "wait: in the queue; KV, pull: what came over UCX, how long; TTFT: first token."
 )
 
@@ -99,7 +99,7 @@ def _row(answer: Answer) -> tuple[str | Text, ...]:
 def _bar(cut: int, prompt: int) -> Text:
     """At least one cell for what is not nothing."""
     low = min(BAR_CHARS - 1, max(cut > 0, round(BAR_CHARS * cut / prompt)))
-    return Text("█" * low, LOW) + Text("█" * (BAR_CHARS - low), HIGH)
+    return Text("█" * low, LOW) + Text("░" * (BAR_CHARS - low), HIGH)
 
 
 def _by(shares: dict[str, int]) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli import roles
+from cli.children import COMPLAINT
 from cli.options import ApiKeys, Dtype, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName
 from shared.errors import FabricUnavailable, HeadstartError
 from shared.processes import die_with_parent
@@ -129,5 +130,5 @@ def _command(error: Exception) -> str:
 
 
 def _fail(message: str) -> None:
-    print(f"headstart: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{COMPLAINT}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

@@ -118,7 +118,7 @@ class System:
         try:
             deadline = time.monotonic() + READY_TIMEOUT_S
             while True:
-                self._complain_of_dead()
+                await self._complain_of_dead()
                 missing = waiting_for - {str(member.ref.worker) for member in await fabric.members()}
                 silent = [url for url in self.urls if not await _answers(url)]
                 if not missing and not silent:
@@ -130,11 +130,10 @@ class System:
         finally:
             await fabric.disconnect()
 
-    def _complain_of_dead(self) -> None:
+    async def _complain_of_dead(self) -> None:
         dead = self.children.first_dead()
         if dead is not None:
-            last = next((line for line in reversed(dead.tail) if line.startswith("headstart: ")), None)
-            raise ConfigError(last.removeprefix("headstart: ") if last else f"{dead.name} did not start: " + " | ".join(dead.tail[-3:]))
+            raise ConfigError(f"{dead.name}: {await dead.last_words()}")
 
 
 async def _answers(url: str) -> bool:
