@@ -11,7 +11,7 @@ from shared.errors import ConfigError, TransportError
 from shared.types import TransferId, WorkerRef
 from workers.transport import OnArrival, OnFailure, OnSent, TransferHeader
 from workers.ucx_binding import Context, version
-from workers.ucx_board import Board, Callbacks
+from workers.ucx_board import STUCK_S, Board, Callbacks
 from workers.ucx_inbound import Expected
 from workers.ucx_outbound import Sending
 from workers.ucx_progress import ProgressThread
@@ -19,6 +19,10 @@ from workers.ucx_staging import PinnedArena
 from workers.ucx_wire import segments
 
 log = logging.getLogger("headstart.transport")
+
+NO_RENDEZVOUS = "inf"
+"""UCX's rendezvous makes the receiver answer each message: UCX 1.21 crashes (`ucp_proto_rndv_send_reply`) when its sender has
+just died. Eager messages need no answer, and measured alike over shared memory. `UCX_RNDV_THRESH` of the environment wins."""
 
 _CMA_ALIASES = {"all": "^cma", "sm": "posix,sysv", "shm": "posix,sysv"}
 
@@ -30,8 +34,9 @@ class UcxTransport:
     (some ten milliseconds). Everything else is done by the progress thread, which also makes all callbacks.
     """
 
-    def __init__(self, ref: WorkerRef, arena_bytes: int) -> None:
-        self._ref = ref
+    def __init__(self, ref: WorkerRef, arena_bytes: int, *, stuck_s: float = STUCK_S) -> None:
+        """`stuck_s`: how long the late bytes of a transfer given up are waited for before its link is destroyed."""
+        self._ref, self._stuck_s = ref, stuck_s
         self._staging = PinnedArena(arena_bytes)
         self._thread: ProgressThread | None = None
         self._context: Context | None = None
@@ -39,9 +44,9 @@ class UcxTransport:
     def start(self, on_arrival: OnArrival, on_failure: OnFailure, on_sent: OnSent) -> None:
         """Raises `TransportError` if UCX is not there, `ConfigError` for a `UCX_TLS` that cannot be served."""
         transports = without_cma(os.environ.get("UCX_TLS", "all"))
-        context = self._context = Context({"TLS": transports})
+        context = self._context = Context({"TLS": transports, "RNDV_THRESH": os.environ.get("UCX_RNDV_THRESH", NO_RENDEZVOUS)})
         callbacks = Callbacks(on_arrival, on_failure, on_sent)
-        self._thread = ProgressThread(lambda: Board(context, self._staging, callbacks), f"kv-transport {self._ref}")
+        self._thread = ProgressThread(lambda: Board(context, self._staging, callbacks, self._stuck_s), f"kv-transport {self._ref}")
         self._thread.start()
         log.info("%s transfers KV by UCX %s with UCX_TLS=%s, arena %r", self._ref, version(), transports, self._staging)
 

@@ -106,19 +106,6 @@ def test_a_payload_of_another_length_is_refused(pair: tuple[UcxProcess, UcxProce
     assert_arrived(receiver, 2, 20 * MIB)
 
 
-def test_an_unannounced_and_a_repeated_send_change_nothing_and_end(pair: tuple[UcxProcess, UcxProcess]) -> None:
-    receiver, sender = pair
-    address = receiver.ask("receive", transfer=1, sender=sender.ref, nbytes=9 * MIB, deadline_s=30)
-    for number in (7, 1, 1, 8):
-        sender.ask("send", transfer=number, requester=receiver.ref, address=address, nbytes=9 * MIB, deadline_s=30)
-        assert sender.wait("sent", number)["error"] == ""
-    assert_arrived(receiver, 1, 9 * MIB)
-    transfer(receiver, sender, 2, MIB)
-    assert_arrived(receiver, 2, MIB)
-    assert_empty_arena(receiver)
-    assert_empty_arena(sender)
-
-
 def test_a_full_arena_refuses_at_once_and_nothing_leaks(pair: tuple[UcxProcess, UcxProcess]) -> None:
     receiver, sender = pair
     with pytest.raises(AssertionError, match="TransportError"):
