@@ -43,11 +43,15 @@ class Link:
         return len(self._flights)
 
     def burst(self) -> None:
-        """Moves bytes while there are any, for at most `BURST_S`."""
-        if self.worker.progress():
-            self.last_moved = time.monotonic()
-            while self.worker.progress() and time.monotonic() - self.last_moved < BURST_S:
-                pass
+        """Moves bytes while there are any, for `BURST_S` or little more."""
+        progress = self.worker.progress
+        if not progress():
+            return
+        self.last_moved = time.monotonic()
+        while time.monotonic() - self.last_moved < BURST_S:
+            for _ in range(16):
+                if not progress():
+                    return
 
     def land(self) -> None:
         """Lets go of the operations that are done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from functools import partial
 
 from shared.errors import ConfigError, TransportError
@@ -20,9 +21,10 @@ from workers.ucx_wire import segments
 
 log = logging.getLogger("headstart.transport")
 
-NO_RENDEZVOUS = "inf"
-"""UCX's rendezvous makes the receiver answer each message: UCX 1.21 crashes (`ucp_proto_rndv_send_reply`) when its sender has
-just died. Eager messages need no answer, and measured alike over shared memory. `UCX_RNDV_THRESH` of the environment wins."""
+_DEFAULTS = {"RNDV_THRESH": "inf", "SYSV_FIFO_MAX_POLL": "128", "POSIX_FIFO_MAX_POLL": "128"}
+"""No rendezvous: it makes the receiver answer each message, and UCX 1.21 crashes (`ucp_proto_rndv_send_reply`) if its sender has
+just died. Eager messages need no answer; over shared memory both measured alike. Longer polls of shared memory: fewer calls from
+Python, 1.2-1.3 times the throughput. Each gives way to `UCX_...` in the environment."""
 
 _CMA_ALIASES = {"all": "^cma", "sm": "posix,sysv", "shm": "posix,sysv"}
 
@@ -43,12 +45,12 @@ class UcxTransport:
 
     def start(self, on_arrival: OnArrival, on_failure: OnFailure, on_sent: OnSent) -> None:
         """Raises `TransportError` if UCX is not there, `ConfigError` for a `UCX_TLS` that cannot be served."""
-        transports = without_cma(os.environ.get("UCX_TLS", "all"))
-        context = self._context = Context({"TLS": transports, "RNDV_THRESH": os.environ.get("UCX_RNDV_THRESH", NO_RENDEZVOUS)})
+        options = ucx_options(os.environ)
+        context = self._context = Context(options)
         callbacks = Callbacks(on_arrival, on_failure, on_sent)
         self._thread = ProgressThread(lambda: Board(context, self._staging, callbacks, self._stuck_s), f"kv-transport {self._ref}")
         self._thread.start()
-        log.info("%s transfers KV by UCX %s with UCX_TLS=%s, arena %r", self._ref, version(), transports, self._staging)
+        log.info("%s transfers KV by UCX %s with %s, arena %r", self._ref, version(), options, self._staging)
 
     def receive(self, transfer: TransferId, sender: WorkerRef, nbytes: int, deadline_s: float) -> bytes:
         """Expects `nbytes` of payload from `sender` within `deadline_s` seconds; returns the address to put into `Pull`."""
@@ -108,6 +110,12 @@ class UcxTransport:
         if self._thread is None:
             raise TransportError("the transport is not running")
         return self._thread
+
+
+def ucx_options(environment: Mapping[str, str]) -> dict[str, str]:
+    """What UCX is told beyond its own defaults. Raises `ConfigError` for a `UCX_TLS` that cannot be served."""
+    defaults = {name: value for name, value in _DEFAULTS.items() if f"UCX_{name}" not in environment}
+    return {"TLS": without_cma(environment.get("UCX_TLS", "all")), **defaults}
 
 
 def without_cma(transports: str) -> str:

@@ -19,7 +19,7 @@ from shared.errors import HeadstartError
 from shared.types import TokenSpan, TransferId, WorkerId, WorkerRef
 from workers.transport import Arrival, TransferHeader
 from workers.ucx_binding import Context, Endpoint, Operation, Worker
-from workers.ucx_transport import NO_RENDEZVOUS, UcxTransport
+from workers.ucx_transport import UcxTransport, ucx_options
 from workers.ucx_wire import pack_frame, segment, segments, tag
 
 _stdout_lock = threading.Lock()
@@ -98,7 +98,7 @@ class Driver:
 
     def raw_send(self, address: str, messages: list[list[Any]], pace_s: float = 0.0002) -> None:
         """Sends `[transfer, part, bytes]` as they are; bytes is a number of zeros, hex, or `{"frame": nbytes}` for a right header."""
-        context = Context({"TLS": os.environ.get("UCX_TLS", "^cma"), "RNDV_THRESH": NO_RENDEZVOUS})
+        context = Context(ucx_options(os.environ))
         worker = context.worker()
         endpoint = worker.connect(bytes.fromhex(address))
         operations = [endpoint.send(tag(TransferId(number), part), _raw_bytes(number, what)) for number, part, what in messages]
@@ -165,6 +165,8 @@ class Driver:
         return {"free": self.transport.arena.free_bytes, "quarantined": self.transport.arena.quarantined_bytes}
 
     def resources(self) -> dict[str, int]:
+        """What this process holds, once the transport has done all it was told."""
+        assert self.transport.operations >= 0
         with open("/proc/self/maps") as maps:
             shared = sum("SYSV" in line or "ucx_shm" in line for line in maps)
         return {"threads": threading.active_count(), "descriptors": len(os.listdir("/proc/self/fd")), "shared_maps": shared}
