@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from shared.redis_fabric import RedisFabric
 
 from shared.messages import Report, WorkerInfo
+from shared.redis_fabric import RedisFabric
 from shared.types import Phase, PoolId, WorkerRef
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Self
 
 import httpx2
-from shared.redis_fabric import RedisFabric
-from shared.server import EmbeddedServer, free_port
 
 from cli.children import Child, Children
 from shared.errors import ConfigError, FabricUnavailable
+from shared.redis_fabric import RedisFabric
+from shared.server import EmbeddedServer, free_port
 from shared.types import PoolId
 
 READY_TIMEOUT_S = 300.0

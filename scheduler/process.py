@@ -9,13 +9,12 @@ import secrets
 import socket
 from dataclasses import dataclass
 
-from shared.redis_fabric import RedisFabric
-
 from scheduler.core import SchedulerCore
 from scheduler.loop import LoopSettings, SchedulerLoop
 from scheduler.settings import SchedulerSettings
 from shared.clock import SystemClock
 from shared.processes import cancel_all, on_stop_signals
+from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.redis_fabric import RedisFabric
-
 from shared.clock import SystemClock
 from shared.errors import ConfigError
 from shared.messages import WorkerInfo
 from shared.processes import on_stop_signals
 from shared.profile import Profile
+from shared.redis_fabric import RedisFabric
 from shared.types import PoolId, WorkerId, WorkerRef
 from workers.core import WorkerCore
 from workers.engine import Engine

@@ -70,6 +70,8 @@ class Outbound:
         over += [Sent(sending, "deadline") for sending in self.sendings if not _done(sending) and sending.deadline <= now]
         for sent in over:
             self.sendings.remove(sent.sending)
+            if not _done(sent.sending):
+                self.link.late(now)
         return over
 
 

@@ -31,6 +31,9 @@ from workers.events import (
 
 # --- head starts ---------------------------------------------------------------------------------------------------
 
+GIVEN_UP = TellWorker(PEER, AbandonTransfer(TransferId(1), ME))
+"""So that the sender need not send what nobody waits for."""
+
 
 def test_a_head_start_offers_whole_granules_and_reports_each_rise_at_once() -> None:
     bench = Bench(token_budget=100)
@@ -205,13 +208,13 @@ def test_a_refusal_by_somebody_else_is_nothing() -> None:
 def test_a_transport_that_never_answers_is_asked_to_give_up() -> None:
     bench = pulling()
     assert bench.do(Tick(), now=3.9) == []
-    assert bench.do(Tick(), now=4.0) == [AbandonPull(TransferId(1), PEER)]
+    assert bench.do(Tick(), now=4.0) == [AbandonPull(TransferId(1), PEER), GIVEN_UP]
     assert bench.do(Tick(), now=9.0) == []
 
 
 def test_a_cancelled_pull_keeps_its_blocks_until_it_has_ended_and_releases_its_source() -> None:
     bench = pulling()
-    assert bench.do(Cancel(R)) == [AbandonPull(TransferId(1), PEER), EndRequest(R, 1, Phase.CANCELLED)]
+    assert bench.do(Cancel(R)) == [AbandonPull(TransferId(1), PEER), GIVEN_UP, EndRequest(R, 1, Phase.CANCELLED)]
     assert bench.core.blocks.counts().in_flight == 4
     assert bench.do(PullEnded(TransferId(1), 64, 1024, 0.1)) == [RELEASE]
     assert bench.core.blocks.free_blocks == 40
@@ -219,5 +222,5 @@ def test_a_cancelled_pull_keeps_its_blocks_until_it_has_ended_and_releases_its_s
 
 def test_an_attempt_that_is_over_leaves_the_head_start_to_the_next() -> None:
     bench = pulling()
-    assert bench.do(Superseded(R, 1)) == [AbandonPull(TransferId(1), PEER), DropOutput(R, 1)]
+    assert bench.do(Superseded(R, 1)) == [AbandonPull(TransferId(1), PEER), GIVEN_UP, DropOutput(R, 1)]
     assert bench.do(PullEnded(TransferId(1), 0, 0, 0.1, "abandoned")) == []
