@@ -49,9 +49,9 @@ fix: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/kv_transfer.py
-	$(BIN)/python benchmarks/engine_step.py
-	$(BIN)/python benchmarks/scheduler_decision.py
+	$(BIN)/python -m benchmarks.kv_transfer
+	$(BIN)/python -m benchmarks.engine_step
+	$(BIN)/python -m benchmarks.scheduler_decision
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
