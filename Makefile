@@ -35,7 +35,8 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 test-fault: $(STAMP)
-	$(BIN)/python -m pytest tests/fault --fault-schedules=10000
+	$(BIN)/python -m pytest tests/fault
+	$(BIN)/python -m scheduler.simulation --seeds 2000 12000
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
