@@ -15,7 +15,7 @@ from shared.types import TransferId
 from workers.staging import Region
 from workers.transport import TransferHeader
 from workers.ucx_binding import OK, Operation, describe
-from workers.ucx_link import Link
+from workers.ucx_link import LAND_S, Link
 from workers.ucx_wire import FRAME_BYTES, HEADER_PART, segment, segments, tag, unpack_frame
 
 
@@ -31,11 +31,13 @@ class Expected:
     frame: memoryview = field(default_factory=lambda: memoryview(bytearray(FRAME_BYTES)))
     parts: list[Operation] = field(default_factory=list)
     header: TransferHeader | None = None
+    landed: int = 0
+    """Parts that have landed and are as announced, in order."""
 
     @property
     def whole(self) -> bool:
         """The header is known and every byte has landed."""
-        return self.header is not None and all(part.done() and part.status == OK for part in self.parts)
+        return self.landed == len(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +86,17 @@ class Inbound:
         """Moves bytes and answers which transfers are over."""
         self.link.burst()
         self.link.refuse_strays()
-        self.link.land()
-        return list(self._finish(now))
+        ended = list(self._finish(now))
+        if ended or now - self.link.last_landed > LAND_S:
+            self.link.land()
+        return ended
 
     def _post(self, expected: Expected, part: int, into: memoryview, region: Region | None) -> Operation:
         return self.link.watch(self.link.worker.receive(tag(expected.transfer, part), into), region)
 
     def _finish(self, now: float) -> Iterator[Ended]:
         for expected in list(self.expected.values()):
-            error = _failure(expected) or _overdue(expected, now)
+            error = _look(expected) or ("" if expected.whole else _overdue(expected, now))
             if error:
                 yield from self.give_up(expected.transfer, error, now)
             elif expected.whole:
@@ -100,19 +104,22 @@ class Inbound:
                 yield Ended(expected, "")
 
 
-def _failure(expected: Expected) -> str:
-    """What is already known to be wrong with it; reads the header as soon as it has landed."""
-    for part, operation in enumerate(expected.parts):
-        if operation.done() and (error := _misfit(expected, part, operation)):
+def _look(expected: Expected) -> str:
+    """Takes note of the parts that have landed since, up to one that is wrong: answers what is wrong with it."""
+    while not expected.whole and (operation := expected.parts[expected.landed]).done():
+        if error := _misfit(expected, expected.landed, operation):
             return error
-    return _read_header(expected) if expected.header is None and expected.parts[HEADER_PART].done() else ""
+        expected.landed += 1
+    return ""
 
 
 def _misfit(expected: Expected, part: int, operation: Operation) -> str:
     if operation.status != OK:
         return f"part {part}: {describe(operation.status)}"
+    if part == HEADER_PART:
+        return _read_header(expected)
     where = segment(part, expected.nbytes)
-    if part != HEADER_PART and operation.length != where.stop - where.start:
+    if operation.length != where.stop - where.start:
         return f"part {part} has {operation.length} bytes where {where.stop - where.start} were announced"
     return ""
 

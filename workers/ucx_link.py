@@ -9,6 +9,10 @@ from workers.staging import Region
 from workers.ucx_binding import Context, Operation, Worker
 from workers.ucx_staging import PinnedArena
 
+LAND_S = 0.01
+"""How often a link looks for operations that are done, beyond the ends of transfers."""
+PATIENCE = 32
+"""Calls without progress, a tenth of a microsecond each, before a burst ends: the peer is filling the FIFO just now."""
 BURST_S = 0.0005
 """The longest that one visit moves bytes with the GIL held, before others get their turn."""
 
@@ -30,6 +34,7 @@ class Link:
         self._staging = staging
         self._flights: list[Flight] = []
         self.last_moved = time.monotonic()
+        self.last_landed = 0.0
         self.late_since: float | None = None
 
     def watch(self, operation: Operation, region: Region | None = None) -> Operation:
@@ -44,23 +49,21 @@ class Link:
 
     def burst(self) -> None:
         """Moves bytes while there are any, for `BURST_S` or little more."""
-        progress = self.worker.progress
+        progress, still = self.worker.progress, 0
         if not progress():
             return
         self.last_moved = time.monotonic()
-        while time.monotonic() - self.last_moved < BURST_S:
+        while still < PATIENCE and time.monotonic() - self.last_moved < BURST_S:
             for _ in range(16):
-                if not progress():
-                    return
+                still = 0 if progress() else still + 1
 
     def land(self) -> None:
         """Lets go of the operations that are done."""
         landed = [flight for flight in self._flights if flight.operation.done()]
-        if landed:
-            self.last_moved = time.monotonic()
-            self._flights = [flight for flight in self._flights if not flight.operation.done()]
+        self._flights = [flight for flight in self._flights if not flight.operation.done()]
         for flight in landed:
             self._unpin(flight)
+        self.last_landed = time.monotonic()
 
     def _unpin(self, flight: Flight) -> None:
         if flight.region is not None:

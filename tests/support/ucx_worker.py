@@ -120,7 +120,7 @@ class Driver:
         while not all(operation.done() for operation in operations):
             worker.progress()
             visits_since_header += operations[0].done()
-            if visits_since_header == 4:
+            if visits_since_header == 1:
                 say(event="halfway")
             self.hurry.wait(pace_s if visits_since_header else 0.0002)
         for _ in range(100):
