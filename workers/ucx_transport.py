@@ -21,10 +21,9 @@ from workers.ucx_wire import segments
 
 log = logging.getLogger("headstart.transport")
 
-_DEFAULTS = {"RNDV_THRESH": "inf", "SYSV_FIFO_MAX_POLL": "128", "POSIX_FIFO_MAX_POLL": "128"}
+_DEFAULTS = {"RNDV_THRESH": "inf"}
 """No rendezvous: it makes the receiver answer each message, and UCX 1.21 crashes (`ucp_proto_rndv_send_reply`) if its sender has
-just died. Eager messages need no answer; over shared memory both measured alike. Longer polls of shared memory: fewer calls from
-Python, 1.2-1.3 times the throughput. Each gives way to `UCX_...` in the environment."""
+just died. Eager messages need no answer; over shared memory both measured alike. `UCX_RNDV_THRESH` in the environment wins."""
 
 _CMA_ALIASES = {"all": "^cma", "sm": "posix,sysv", "shm": "posix,sysv"}
 
