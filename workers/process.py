@@ -84,7 +84,7 @@ class WorkerProcessSettings:
 
 async def serve(settings: WorkerProcessSettings) -> None:
     """Loads, proves, profiles, joins; runs until SIGTERM or SIGINT and the drain that follows."""
-    ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), secrets.token_hex(4))
+    ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), new_incarnation())
     engine = build_engine(settings)
     profile = measure(engine, settings)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
@@ -106,6 +106,11 @@ async def serve(settings: WorkerProcessSettings) -> None:
     finally:
         await fabric.disconnect()
         engine.close()
+
+
+def new_incarnation() -> str:
+    """Sorts in the order of starting: a new leader that finds two lives of one worker id believes the later."""
+    return f"{SystemClock().wall_ms():011x}{secrets.token_hex(2)}"
 
 
 def build_engine(settings: WorkerProcessSettings) -> Engine:
