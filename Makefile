@@ -35,7 +35,8 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 test-fault: $(STAMP)
-	$(BIN)/python -m pytest tests/fault --fault-schedules=10000
+	$(BIN)/python -m pytest tests/fault
+	$(BIN)/python -m scheduler.simulation --seeds 2000 12000
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -49,9 +50,9 @@ fix: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/kv_transfer.py
-	$(BIN)/python benchmarks/engine_step.py
-	$(BIN)/python benchmarks/scheduler_decision.py
+	$(BIN)/python -m benchmarks.kv_transfer
+	$(BIN)/python -m benchmarks.engine_step
+	$(BIN)/python -m benchmarks.scheduler_decision
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,6 +13,8 @@ from shared.processes import PARENT_VARIABLE
 
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 TAIL_LINES = 12
+COMPLAINT = "headstart: "
+"""How the one line begins that says what a person can mend."""
 
 
 @dataclass(slots=True)
@@ -56,8 +58,16 @@ class Child:
         async for raw in process.stderr:
             line = raw.decode(errors="replace").rstrip()
             self.tail = [*self.tail[1 - TAIL_LINES :], line]
-            if echo and not (self.starting and line.startswith("headstart: ")):
+            if echo and not (self.starting and line.startswith(COMPLAINT)):
                 print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+
+    async def last_words(self) -> str:
+        """Of one that has ended: its own complaint where it made one, else the end of what it wrote."""
+        if self._reader:
+            # It may be dead before all it wrote has been read.
+            await self._reader
+        complaint = next((line for line in reversed(self.tail) if line.startswith(COMPLAINT)), None)
+        return complaint.removeprefix(COMPLAINT) if complaint else "it did not start: " + " | ".join(self.tail[-3:])
 
     async def stop(self, timeout_s: float) -> None:
         """SIGTERM, then SIGKILL when it does not leave in time."""

@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 
-from shared.errors import HeadstartError
+from cli import roles
+from cli.children import COMPLAINT
+from cli.options import ApiKeys, Dtype, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName
+from shared.errors import FabricUnavailable, HeadstartError
 from shared.processes import die_with_parent
 
 app = typer.Typer(
@@ -21,13 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RedisUrl = Annotated[
-    str, typer.Option(envvar="HEADSTART_REDIS_URL", help="The message server: redis://, rediss://, unix:// or redis+cluster://.")
-]
-Pool = Annotated[str, typer.Option(envvar="HEADSTART_POOL", help="Which pool of workers; one model each.")]
-Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory of a transformers model with its tokenizer.")]
-LogLevel = Annotated[str, typer.Option(envvar="HEADSTART_LOG_LEVEL", help="debug, info, warning or error.")]
-ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]
+for role in (roles.gateway, roles.scheduler, roles.worker):
+    app.command()(role)
 
 
 @app.callback(invoke_without_command=True)
@@ -47,7 +45,9 @@ def up(
     redis_url: RedisUrl = "",
     pool: Pool = "default",
     served_model_name: ServedName = "",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    api_key: ApiKeys = None,
+    no_auth: NoAuth = False,
+    dtype: Dtype = "float32",
     low_slowdown: Annotated[
         float, typer.Option(min=1.0, help="Where all workers would share one kind of device: how much slower the low-end ones are made.")
     ] = 3.0,
@@ -55,6 +55,7 @@ def up(
 ) -> None:
     """Everything on this machine: message server, scheduler, workers, gateway. Ctrl-C stops all."""
     from cli.up import UpSettings, run_up
+    from gateway.settings import api_keys_of
 
     settings = UpSettings(
         model=model,
@@ -65,97 +66,13 @@ def up(
         redis_url=redis_url,
         pool=pool,
         served_model_name=served_model_name or model.name,
+        api_keys=api_keys_of(api_key or ()),
+        no_auth=no_auth,
         dtype=dtype,
         low_slowdown=low_slowdown,
         log_level=log_level,
     )
     asyncio.run(run_up(settings))
-
-
-@app.command()
-def gateway(
-    model: Model,
-    redis_url: RedisUrl,
-    pool: Pool = "default",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
-    served_model_name: ServedName = "",
-    log_level: LogLevel = "info",
-) -> None:
-    """The HTTP door. Any number of them may run."""
-    from gateway.process import serve
-    from gateway.settings import GatewaySettings
-    from shared import logs
-    from shared.types import PoolId
-
-    logs.configure("gateway", log_level)
-    name = served_model_name or model.name
-    asyncio.run(serve(GatewaySettings(redis_url, model, name, host=host, port=port, pool=PoolId(pool))))
-
-
-@app.command()
-def scheduler(
-    redis_url: RedisUrl,
-    pool: Pool = "default",
-    policy: Annotated[str, typer.Option(envvar="HEADSTART_POLICY", help="Who gives head starts and who takes.")] = "take_when_free",
-    cut: Annotated[int, typer.Option(min=0, help="For the policy fixed_cut: tokens of every head start.")] = 0,
-    log_level: LogLevel = "info",
-) -> None:
-    """Places requests. One leads, others stand by."""
-    from scheduler.process import SchedulerProcessSettings, serve
-    from shared import logs
-
-    logs.configure("scheduler", log_level)
-    asyncio.run(serve(SchedulerProcessSettings(redis_url=redis_url, pool=pool, policy=policy, cut=cut)))
-
-
-@app.command()
-def worker(
-    redis_url: RedisUrl,
-    model: Model,
-    engine: Annotated[str, typer.Option(help="torch, or fake: the engine without a model, for trying the fabric.")] = "torch",
-    name: Annotated[str, typer.Option(help="The worker's id; by default host and process.")] = "",
-    pool: Pool = "default",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    token_budget: Annotated[int, typer.Option(min=1, help="Tokens in one engine step.")] = 512,
-    max_sequences: Annotated[int, typer.Option(min=1, help="Sequences held at once, owned or assisted.")] = 32,
-    block_tokens: Annotated[int, typer.Option(help="Tokens in one KV block; divides 64.")] = 16,
-    kv_mib: Annotated[int, typer.Option(min=1, help="Memory of the KV cache in MiB.")] = 512,
-    staging_mib: Annotated[int, typer.Option(min=1, help="Memory for transfers in flight in MiB.")] = 128,
-    slowdown: Annotated[
-        float, typer.Option(min=1.0, help="Makes every step this many times as long, to stand in for a slower device.")
-    ] = 1.0,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
-    fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
-    log_level: LogLevel = "info",
-) -> None:
-    """One device: prefill, decode, head starts."""
-    from shared import logs
-    from workers.process import WorkerProcessSettings, serve
-
-    logs.configure("worker", log_level)
-    asyncio.run(
-        serve(
-            WorkerProcessSettings(
-                redis_url=redis_url,
-                model=model,
-                engine=engine,
-                name=name,
-                pool=pool,
-                device=device,
-                dtype=dtype,
-                token_budget=token_budget,
-                max_sequences=max_sequences,
-                block_tokens=block_tokens,
-                kv_bytes=kv_mib << 20,
-                staging_bytes=staging_mib << 20,
-                slowdown=slowdown,
-                threads=threads,
-                fake_kv_bytes=fake_kv_bytes,
-            )
-        )
-    )
 
 
 @app.command()
@@ -186,6 +103,8 @@ def main() -> None:
     die_with_parent()
     try:
         code = app(standalone_mode=False)
+    except FabricUnavailable as error:
+        _fail(f"{str(error).rstrip('.')}: start the server, or correct --redis-url (HEADSTART_REDIS_URL)")
     except HeadstartError as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
@@ -211,5 +130,5 @@ def _command(error: Exception) -> str:
 
 
 def _fail(message: str) -> None:
-    print(f"headstart: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{COMPLAINT}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +72,10 @@ def _row(info: WorkerInfo, report: Report | None) -> dict[str, Any]:
 def _print(pool: str, phases: dict[str, int], workers: list[dict[str, Any]]) -> None:
     console = Console()
     console.print(f"pool [bold]{pool}[/]: " + ", ".join(f"{count} {phase}" for phase, count in phases.items()))
-    table = Table("worker", "device", "state", "prefill tokens/s", "owned", "head starts", "free blocks", "credit tokens")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    words = ("worker", "device", "state")
+    for name in (*words, "prefill\ntokens/s", "owned", "head\nstarts", "free\nblocks", "credit\ntokens"):
+        table.add_column(name, justify="left" if name in words else "right", overflow="fold")
     for row in workers:
         credit = row["credit"] or {"blocks": 0, "tokens": 0}
         cells = (row["worker"], row["device"], row["state"], row["prefill_tokens_per_s"], row["owned"], row["head_starts"])

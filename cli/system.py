@@ -13,7 +13,7 @@ from typing import Self
 import httpx2
 
 from cli.children import Child, Children
-from shared.errors import ConfigError, FabricUnavailable
+from shared.errors import ConfigError, HeadstartError
 from shared.redis_fabric import RedisFabric
 from shared.server import EmbeddedServer, free_port
 from shared.types import PoolId, WorkerRef
@@ -46,6 +46,9 @@ class SystemPlan:
     host: str = "127.0.0.1"
     ports: tuple[int, ...] = (0,)
     """One gateway each; 0 finds a free one."""
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    """What the gateways accept; they go through the environment, which other users of the machine cannot list."""
+    no_auth: bool = False
     schedulers: int = 1
     scheduler_options: tuple[str, ...] = ()
     log_level: str = "warning"
@@ -70,7 +73,9 @@ class System:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        return tuple(f"http://{self.plan.host}:{port}" for port in self.ports)
+        """Where this machine reaches the gateways: an address that means all of its own is called by its loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.plan.host, self.plan.host)
+        return tuple(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for port in self.ports)
 
     async def __aenter__(self) -> Self:
         try:
@@ -98,12 +103,16 @@ class System:
         return child
 
     def _plan_children(self) -> list[Child]:
-        plan, env = self.plan, self._env
+        plan = self.plan
         gateway = ["gateway", *self._model, *self._common, "--served-model-name", plan.served_model_name, "--host", plan.host]
+        gateway += ["--no-auth"] if plan.no_auth else []
+        # Set even when empty: the keys are the plan's, not those of whoever started this.
+        door = self._env | {"HEADSTART_API_KEYS": ",".join(plan.api_keys)}
+        scheduler = ["scheduler", *self._common, *plan.scheduler_options]
         return [
-            *(Child(f"scheduler-{at + 1}", ["scheduler", *self._common, *plan.scheduler_options], env) for at in range(plan.schedulers)),
+            *(Child(f"scheduler-{at + 1}", scheduler, self._env) for at in range(plan.schedulers)),
             *map(self._worker, plan.workers),
-            *(Child(f"gateway-{at + 1}", [*gateway, "--port", str(port)], env) for at, port in enumerate(self.ports)),
+            *(Child(f"gateway-{at + 1}", [*gateway, "--port", str(port)], door) for at, port in enumerate(self.ports)),
         ]
 
     def _worker(self, worker: WorkerPlan) -> Child:
@@ -125,7 +134,7 @@ class System:
     async def _launch(self, children: list[Child]) -> None:
         """Returns when the workers among them have joined and every gateway answers.
 
-        Raises `ConfigError` with the last words of one that dies, `FabricUnavailable` when it takes too long.
+        Raises `ConfigError` with the last words of one that dies, `HeadstartError` when it takes too long.
         """
         fabric = await RedisFabric.connect(self.redis_url, PoolId(self.plan.pool))
         try:
@@ -147,18 +156,15 @@ class System:
                 return
             self._progress(f"waiting for {', '.join([*sorted(missing), *silent])}")
             if time.monotonic() > deadline:
-                raise FabricUnavailable(
-                    f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join([*sorted(missing), *silent])}; see the logs above"
-                )
+                waited_for = ", ".join([*sorted(missing), *silent])
+                raise HeadstartError(f"not ready after {READY_TIMEOUT_S:.0f} s: {waited_for}; see the logs above")
             await asyncio.sleep(POLL_S)
 
 
 async def _complain_of_dead(children: list[Child]) -> None:
     dead = next((child for child in children if not child.running), None)
     if dead is not None:
-        await dead.stop(0.0)  # Its last words may still be in the pipe.
-        last = next((line for line in reversed(dead.tail) if line.startswith("headstart: ")), None)
-        raise ConfigError(last.removeprefix("headstart: ") if last else f"{dead.name} did not start: " + " | ".join(dead.tail[-3:]))
+        raise ConfigError(f"{dead.name}: {await dead.last_words()}")
 
 
 async def _answers(url: str) -> bool:
@@ -172,3 +178,9 @@ async def _answers(url: str) -> bool:
 def threads_each(workers: int) -> int:
     """CPU threads for each of `workers` models on this machine."""
     return max(1, (os.cpu_count() or 1) // max(1, workers))
+
+
+def need_model_dir(model: Path) -> None:
+    """Raises `ConfigError` before anything is started."""
+    if not model.is_dir():
+        raise ConfigError(f"--model {model}: no such directory; give the directory of a transformers model with its tokenizer")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from cli.system import System, SystemPlan, WorkerPlan, threads_each
-from shared.errors import ConfigError
+from cli.system import System, SystemPlan, WorkerPlan, need_model_dir, threads_each
+from gateway.settings import need_keys
 from shared.processes import on_stop_signals
 
 
@@ -28,6 +28,12 @@ class UpSettings:
     dtype: str
     low_slowdown: float
     log_level: str
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    no_auth: bool = False
+
+    def __post_init__(self) -> None:
+        need_model_dir(self.model)
+        need_keys(self.host, self.api_keys, no_auth=self.no_auth)
 
 
 def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
@@ -35,8 +41,6 @@ def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
 
     Where low- and high-end workers would share one kind of device, the low-end ones are slowed down to play their part.
     """
-    if not settings.model.is_dir():
-        raise ConfigError(f"--model {settings.model}: no such directory; give the directory of a transformers model with its tokenizer")
     names = [f"high-{at + 1}" for at in range(settings.high)] + [f"low-{at + 1}" for at in range(settings.low)]
     placed = dict(zip(names, [*devices, *["cpu"] * len(names)], strict=False))
     on_cpu = sum(device == "cpu" for device in placed.values())
@@ -57,6 +61,8 @@ def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
         pool=settings.pool,
         host=settings.host,
         ports=(settings.port,),
+        api_keys=settings.api_keys,
+        no_auth=settings.no_auth,
         log_level=settings.log_level,
     )
 

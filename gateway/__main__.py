@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, api_keys_of
 from shared import logs
 from shared.errors import HeadstartError
 from shared.processes import die_with_parent
@@ -24,6 +24,8 @@ def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, str]:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--pool", default=os.environ.get("HEADSTART_POOL", "default"))
+    parser.add_argument("--api-key", action="append", default=[], help="one that callers may send; repeatable (HEADSTART_API_KEYS: a,b)")
+    parser.add_argument("--no-auth", action="store_true", help="no keys, although other machines can connect")
     parser.add_argument("--max-model-tokens", type=int, default=0, help="0: as config.json says")
     parser.add_argument("--default-max-tokens", type=int, default=4096)
     parser.add_argument("--ping-s", type=float, default=15.0)
@@ -33,8 +35,9 @@ def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, str]:
     options = vars(parser.parse_args(arguments))
     level = options.pop("log_level")
     options["served_model_name"] = options["served_model_name"] or options["model"].name
-    keys = tuple(key for key in os.environ.get("HEADSTART_API_KEYS", "").split(",") if key)
-    return GatewaySettings(api_keys=keys, **options), level
+    in_environment = os.environ.get("HEADSTART_API_KEYS")
+    given = options.pop("api_key") or ([in_environment] if in_environment else [])
+    return GatewaySettings(api_keys=api_keys_of(given), **options), level
 
 
 def main(arguments: Sequence[str]) -> int:

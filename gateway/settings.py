@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,8 @@ class GatewaySettings:
     """Bound of `max_tokens` of chat and responses when the client gives none."""
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     """Accepted keys; none: everybody may call, and everybody sees every request whose id they know."""
+    no_auth: bool = False
+    """Said aloud: no keys although other machines can connect."""
     ping_s: float = 15.0
     """Silence on a stream after which a comment is sent, so that proxies keep it open."""
     poll_s: float = 0.2
@@ -52,6 +56,7 @@ class GatewaySettings:
         _need(self.model.is_dir(), f"--model {self.model} is no directory: point it at one with tokenizer and config.json")
         _need(0 <= self.port <= 65535, f"--port {self.port} is no port: choose 0..65535")
         _need(self.max_model_tokens >= 0, "--max-model-tokens must be positive, or 0 to read it from the model's config.json")
+        need_keys(self.host, self.api_keys, no_auth=self.no_auth)
         for name in ("default_max_tokens", "ping_s", "poll_s", "verify_s", "beat_s", "buffer_entries", "tokenizer_threads"):
             _need(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be positive")
 
@@ -76,6 +81,29 @@ def model_length(model_dir: Path) -> int:
     if not isinstance(length, int) or length < 2:
         raise ConfigError(f"{path} names no max_position_embeddings: give --max-model-tokens")
     return length
+
+
+def api_keys_of(given: Iterable[str]) -> tuple[str, ...]:
+    """Keys as options and environment give them, several in one text with commas between. Raises `ConfigError` for a text without one."""
+    keys: list[str] = []
+    for text in given:
+        found = [key.strip() for key in text.split(",") if key.strip()]
+        _need(bool(found), "--api-key holds no key: give one, or leave the option out")
+        keys += found
+    return tuple(dict.fromkeys(keys))
+
+
+def need_keys(host: str, api_keys: tuple[str, ...], *, no_auth: bool) -> None:
+    """Raises `ConfigError` where strangers could call: an address beyond this machine, no keys, and nobody said that this is meant."""
+    safe = bool(api_keys) or no_auth or _loopback(host)
+    _need(safe, f"--host {host} lets other machines in, without a key: give --api-key (or HEADSTART_API_KEYS), or say --no-auth")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _need(truth: bool, message: str) -> None:

@@ -60,6 +60,7 @@ class LoopSettings:
     lease_s: float = 3.0
     renew_s: float = 0.5
     tick_s: float = 0.1
+    held_up_s: float = 1.0
     block_ms: int = 500
     retry_s: float = 0.2
 
@@ -212,8 +213,15 @@ class SchedulerLoop:
             await self._through_outages(self._read_members)
 
     async def _tick(self) -> None:
+        """Only a tick judges liveness. If this process itself was held up, reports are still unread: nobody is judged by that."""
+        last = self._clock.monotonic()
         while True:
             await asyncio.sleep(self._settings.tick_s)
+            now = self._clock.monotonic()
+            if now - last > self._settings.held_up_s:
+                log.warning("held up for %.1f s: everybody gets a full liveness period", now - last)
+                self.feed([Reconnected()])
+            last = now
             self.feed([Tick()])
             await self._stories.flush()
 

@@ -9,13 +9,12 @@ import secrets
 import socket
 from dataclasses import dataclass
 
-from shared.redis_fabric import RedisFabric
-
 from scheduler.core import SchedulerCore
 from scheduler.loop import LoopSettings, SchedulerLoop
 from scheduler.settings import SchedulerSettings
 from shared.clock import SystemClock
 from shared.processes import cancel_all, on_stop_signals
+from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
 
 log = logging.getLogger(__name__)
@@ -29,14 +28,29 @@ class SchedulerProcessSettings:
     pool: str = "default"
     policy: str = "take_when_free"
     cut: int = 0
+    liveness_s: float = 3.0
+    grace_s: float = 10.0
+    max_crashes: int = 3
+    max_waiting: int = 10_000
+
+    @property
+    def core(self) -> SchedulerSettings:
+        return SchedulerSettings(
+            policy=self.policy,
+            cut_tokens=self.cut,
+            liveness_s=self.liveness_s,
+            grace_s=self.grace_s,
+            max_crashes=self.max_crashes,
+            max_waiting=self.max_waiting,
+        )
 
 
 async def serve(settings: SchedulerProcessSettings) -> None:
     """Runs until SIGTERM or SIGINT."""
-    core_settings = SchedulerSettings(policy=settings.policy, cut_tokens=settings.cut)
+    core = SchedulerCore(settings.core)
     name = f"scheduler-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
-    loop = SchedulerLoop(SchedulerCore(core_settings), fabric, SystemClock(), LoopSettings(name, max_waiting=core_settings.max_waiting))
+    loop = SchedulerLoop(core, fabric, SystemClock(), LoopSettings(name, max_waiting=settings.max_waiting))
     running, stop = asyncio.create_task(loop.run()), asyncio.Event()
     on_stop_signals(stop.set)
     stopped = asyncio.create_task(stop.wait())

@@ -17,10 +17,10 @@ def usable_device(name: str) -> torch.device:
     """The device called `cpu`, `cuda` or `cuda:N`. Raises `ConfigError` if torch has no such device here."""
     kind, _, number = name.partition(":")
     if kind not in FREE_MEMORY_SHARE or (number and not number.isdecimal()):
-        raise ConfigError(f"device must be cpu, cuda or cuda:N, got {name!r}")
+        raise ConfigError(f"--device {name}: choose cpu, cuda or cuda:N")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or install torch for CUDA"
+            f"--device {name} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or install torch for CUDA"
         )
     return torch.device(name)
 

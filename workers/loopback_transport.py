@@ -31,7 +31,7 @@ class Fault:
     truncate_to: int | None = None
     """Bytes of payload that arrive."""
     corrupt: tuple[int, ...] = ()
-    """Offsets of payload bytes that arrive changed."""
+    """Offsets of payload bytes that arrive changed, as far as the payload reaches."""
     stall: bool = False
     """The sender sleeps until `hub.wake(sender)`, and writes then, whoever has given up meanwhile."""
     duplicate: bool = False
@@ -198,7 +198,8 @@ class LoopbackHub:
     def _bytes(self, send: _Sending) -> bytearray:
         data = bytearray(() if send.header.error else send.payload)
         for offset in send.fault.corrupt:
-            data[offset] ^= 0xFF
+            if offset < len(data):
+                data[offset] ^= 0xFF
         return data if send.fault.truncate_to is None else data[: send.fault.truncate_to]
 
 

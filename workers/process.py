@@ -17,13 +17,13 @@ from shared.messages import WorkerInfo
 from shared.processes import on_stop_signals
 from shared.profile import Profile
 from shared.redis_fabric import RedisFabric
-from shared.types import PoolId, WorkerId, WorkerRef
+from shared.types import GRANULE_TOKENS, PoolId, WorkerId, WorkerRef
 from workers.core import WorkerCore
 from workers.engine import Engine
 from workers.engine_thread import EngineThread
 from workers.fake_engine import BYTES_PER_TOKEN, FakeEngine, FakeModel
 from workers.hf_detokenizer import HfDetokenizer
-from workers.loop import WorkerLoop
+from workers.loop import LoopSettings, WorkerLoop
 from workers.mover import Mover
 from workers.output import OutputBook, OutputStage
 from workers.settings import WorkerSettings
@@ -62,8 +62,26 @@ class WorkerProcessSettings:
     staging_bytes: int = 128 << 20
     slowdown: float = 1.0
     threads: int = 0
+    drain_s: float = 30.0
+    max_assists: int = 2
+    depth: int = 1
     fake_kv_bytes: int = BYTES_PER_TOKEN
     """KV bytes of one token of the engine without a model, rounded to what it can make."""
+
+    def __post_init__(self) -> None:
+        """What can be told without loading the model is told before."""
+        _need(self.engine in ENGINES, f"--engine {self.engine}: choose one of {', '.join(ENGINES)}")
+        _need(
+            self.model.is_dir(), f"--model {self.model}: no such directory; give the directory of a transformers model with its tokenizer"
+        )
+        _need(
+            self.block_tokens > 0 and GRANULE_TOKENS % self.block_tokens == 0,
+            f"--block-tokens {self.block_tokens}: choose a divisor of {GRANULE_TOKENS}",
+        )
+        _need(
+            self.token_budget >= self.max_sequences,
+            f"--token-budget {self.token_budget} is too small for one decode of each of --max-sequences {self.max_sequences}: raise it",
+        )
 
     @property
     def fake_kv_repeats(self) -> int:
@@ -72,12 +90,12 @@ class WorkerProcessSettings:
 
 async def serve(settings: WorkerProcessSettings) -> None:
     """Loads, proves, profiles, joins; runs until SIGTERM or SIGINT and the drain that follows."""
-    ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), secrets.token_hex(4))
+    ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), new_incarnation())
     engine = build_engine(settings)
     profile = measure(engine, settings)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
-    loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock())
+    loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), LoopSettings(drain_s=settings.drain_s))
     loop.attach(
         EngineThread(engine, loop.from_thread),
         Mover(ref, engine, UcxTransport(ref, settings.staging_bytes), loop.tell_worker_from_thread, loop.from_thread),
@@ -96,12 +114,13 @@ async def serve(settings: WorkerProcessSettings) -> None:
         engine.close()
 
 
+def new_incarnation() -> str:
+    """Sorts in the order of starting: a new leader that finds two lives of one worker id believes the later."""
+    return f"{SystemClock().wall_ms():011x}{secrets.token_hex(2)}"
+
+
 def build_engine(settings: WorkerProcessSettings) -> Engine:
     """Raises `ModelRefused` or `ConfigError` with the remedy."""
-    if settings.engine not in ENGINES:
-        raise ConfigError(f"--engine {settings.engine}: choose one of {', '.join(ENGINES)}")
-    if not settings.model.is_dir():
-        raise ConfigError(f"--model {settings.model}: no such directory; give the directory of a transformers model with its tokenizer")
     engine = _fake(settings) if settings.engine == "fake" else _real(settings)
     return SlowedEngine(engine, settings.slowdown) if settings.slowdown > 1 else engine
 
@@ -158,6 +177,8 @@ def core_settings(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engin
         eos_token_ids=engine.eos_token_ids,
         kv_bytes_per_token=engine.kv.bytes_per_token,
         profile=profile,
+        depth=settings.depth,
+        max_assists=settings.max_assists,
     )
 
 
@@ -175,3 +196,8 @@ def worker_info(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine,
         token_budget=settings.token_budget,
         max_model_tokens=engine.max_model_tokens,
     )
+
+
+def _need(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)

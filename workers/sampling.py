@@ -37,7 +37,7 @@ def choose(logits: torch.Tensor, samples: Sequence[Sample]) -> tuple[torch.Tenso
         rows = torch.tensor(drawn, device=logits.device)
         tokens[rows] = _draw(logits[rows], [samples[row] for row in drawn])
     chosen = logits.gather(-1, tokens[:, None])[:, 0]
-    return tokens, chosen - logits.logsumexp(dim=-1)
+    return tokens, (chosen - logits.logsumexp(dim=-1)).clamp_(max=0.0)
 
 
 def noise_bits(samples: Sequence[Sample], vocabulary: int, device: torch.device) -> torch.Tensor:

@@ -16,7 +16,7 @@ from shared.types import TokenSpan, TransferId, WorkerRef
 
 @dataclass(frozen=True, slots=True)
 class TransferHeader:
-    """What the sender says about the bytes: msgpack on the wire, ahead of the payload, in one fixed-size frame."""
+    """What the sender says about the bytes: msgpack on the wire, ahead of the payload, in one frame."""
 
     transfer: TransferId
     request_id: str

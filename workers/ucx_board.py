@@ -21,7 +21,7 @@ from workers.ucx_staging import PinnedArena
 log = logging.getLogger("headstart.transport")
 
 STUCK_S = 30.0
-"""A link whose only operations are those of transfers long given up is destroyed: their memory comes back."""
+"""How long the late bytes of a transfer given up are waited for; then its link is destroyed, and its memory comes back."""
 IDLE_S = 600.0
 """A link nobody used is destroyed; the next transfer makes a new one in some ten milliseconds."""
 LINGER_S = 0.25
@@ -36,8 +36,8 @@ class Callbacks:
 
 
 class Board:
-    def __init__(self, context: Context, staging: PinnedArena, callbacks: Callbacks) -> None:
-        self._context, self._staging, self._callbacks = context, staging, callbacks
+    def __init__(self, context: Context, staging: PinnedArena, callbacks: Callbacks, stuck_s: float) -> None:
+        self._context, self._staging, self._callbacks, self._stuck_s = context, staging, callbacks, stuck_s
         self._inbound: dict[WorkerRef, Inbound] = {}
         self._outbound: dict[tuple[WorkerRef, bytes], Outbound] = {}
         self._logged: set[str] = set()
@@ -55,7 +55,7 @@ class Board:
 
     def abandon(self, transfer: TransferId) -> None:
         for inbound in list(self._inbound.values()):
-            self._end(inbound.give_up(transfer, "abandoned"))
+            self._end(inbound.give_up(transfer, "abandoned", time.monotonic()))
 
     def send(self, requester: WorkerRef, address: bytes, sending: Sending) -> None:
         try:
@@ -101,6 +101,11 @@ class Board:
     def flying(self) -> int:
         """Operations under way, those of transfers given up included."""
         return sum(each.link.flying for each in self._links())
+
+    @property
+    def late(self) -> bool:
+        """Bytes of transfers given up may still come or go."""
+        return any(each.link.late_since is not None for each in self._links())
 
     @property
     def empty(self) -> bool:
@@ -150,8 +155,9 @@ class Board:
 
     def _close_inbound(self, inbound: Inbound, reason: str) -> None:
         inbound.link.destroy()
-        for transfer in list(inbound.expected):
-            self._end(inbound.give_up(transfer, reason))
+        ended = [Ended(expected, reason) for expected in inbound.expected.values()]
+        inbound.expected.clear()
+        self._end(ended)
 
     def _close_outbound(self, key: tuple[WorkerRef, bytes], reason: str) -> None:
         outbound = self._outbound.pop(key)
@@ -160,10 +166,21 @@ class Board:
             self._call(self._callbacks.sent, sending.transfer, key[0], reason)
 
     def _retire(self, now: float) -> None:
-        for sender in [sender for sender, each in self._inbound.items() if _useless(each, now)]:
-            self._close_inbound(self._inbound.pop(sender), "")
-        for key in [key for key, each in self._outbound.items() if _useless(each, now)]:
-            self._close_outbound(key, "")
+        for sender, inbound in list(self._inbound.items()):
+            if self._useless(inbound, now):
+                self._close_inbound(self._inbound.pop(sender), "")
+        for key, outbound in list(self._outbound.items()):
+            if self._useless(outbound, now):
+                self._close_outbound(key, "")
+
+    def _useless(self, each: Inbound | Outbound, now: float) -> bool:
+        """What flies belongs to transfers given up long ago, or nobody used it for long."""
+        if each.busy:
+            return False
+        if each.link.late_since is not None and now - each.link.late_since > self._stuck_s:
+            each.link.late_since = None
+            return each.link.flying > 0
+        return now - each.link.last_moved > IDLE_S
 
     def _call(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Callbacks must not raise; if one does, the others' transfers go on."""
@@ -174,11 +191,7 @@ class Board:
 
 
 def _awake(each: Inbound | Outbound, now: float) -> bool:
-    return each.busy or each.link.flying > 0 or now - each.link.last_moved < LINGER_S
-
-
-def _useless(each: Inbound | Outbound, now: float) -> bool:
-    return not each.busy and now - each.link.last_moved > (STUCK_S if each.link.flying else IDLE_S)
+    return each.busy or each.link.late_since is not None or now - each.link.last_moved < LINGER_S
 
 
 def _exposed(sent: Sent) -> bool:

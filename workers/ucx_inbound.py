@@ -1,8 +1,8 @@
 """Receiving from one incarnation of a sender.
 
-Nothing is posted ahead: the link looks at each message as it arrives, knows its tag and its length, and only then receives it,
-to where it belongs or to nowhere. So a transfer given up before its bytes come holds no memory, a message of the wrong
-length never touches any, and what comes late, twice or for nobody is refused, which lets its sender go on.
+Every receive is posted before its sender is told the address. A transfer given up takes back the receives whose bytes have not
+begun to come, so their memory is free at once; the others keep theirs until they are done. What comes for nobody, late or
+twice, is refused.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from shared.types import TransferId
 from workers.staging import Region
 from workers.transport import TransferHeader
 from workers.ucx_binding import OK, Operation, describe
-from workers.ucx_link import Link
-from workers.ucx_wire import HEADER_PART, MAX_FRAME_BYTES, segment, segments, split_tag, unpack_frame
-
-_NOWHERE = memoryview(b"")
+from workers.ucx_link import LAND_S, Link
+from workers.ucx_wire import FRAME_BYTES, HEADER_PART, segment, segments, tag, unpack_frame
 
 
 @dataclass(eq=False, slots=True)
 class Expected:
-    """A transfer that its receiver has announced."""
+    """A transfer that its receiver has announced. `parts[0]` receives the header frame, the others the segments."""
 
     transfer: TransferId
     region: Region
     nbytes: int
     started: float
     deadline: float
-    frame: memoryview | None = None
+    frame: memoryview = field(default_factory=lambda: memoryview(bytearray(FRAME_BYTES)))
+    parts: list[Operation] = field(default_factory=list)
     header: TransferHeader | None = None
-    parts: dict[int, Operation] = field(default_factory=dict)
+    landed: int = 0
+    """Parts that have landed and are as announced, in order."""
 
     @property
     def whole(self) -> bool:
         """The header is known and every byte has landed."""
-        return self.header is not None and len(self.parts) == segments(self.nbytes) + 1 and all(map(_landed, self.parts.values()))
+        return self.landed == len(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,107 +57,93 @@ class Inbound:
     def address(self) -> bytes:
         return self.link.worker.address
 
-    def expect(self, expected: Expected) -> None:
-        if expected.transfer in self.expected:
-            raise TransportError(f"transfer {expected.transfer} is already under way")
-        self.expected[expected.transfer] = expected
-
-    def give_up(self, transfer: TransferId, reason: str) -> list[Ended]:
-        expected = self.expected.pop(transfer, None)
-        return [] if expected is None else [Ended(expected, reason)]
-
     @property
     def busy(self) -> bool:
         return bool(self.expected)
 
-    def visit(self, now: float) -> list[Ended]:
-        """Moves bytes, takes what has come, and answers which transfers are over."""
-        self.link.burst()
-        refused = list(self._take_all())
+    def expect(self, expected: Expected) -> None:
+        """Posts its receives. Raises `TransportError` if it is already under way."""
+        if expected.transfer in self.expected:
+            raise TransportError(f"transfer {expected.transfer} is already under way")
+        self.expected[expected.transfer] = expected
+        expected.parts.append(self._post(expected, HEADER_PART, expected.frame, None))
+        for part in range(1, segments(expected.nbytes) + 1):
+            into = expected.region.view[segment(part, expected.nbytes)]
+            expected.parts.append(self._post(expected, part, into, expected.region))
+
+    def give_up(self, transfer: TransferId, reason: str, now: float) -> list[Ended]:
+        expected = self.expected.pop(transfer, None)
+        if expected is None:
+            return []
+        for operation in expected.parts:
+            self.link.worker.cancel(operation)
+        if not _says_nothing_comes(expected):
+            self.link.late(now)
         self.link.land()
-        return [*refused, *self._finish(), *self._expire(now)]
+        return [Ended(expected, reason)]
 
-    def _take_all(self) -> Iterator[Ended]:
-        while (message := self.link.worker.probe()) is not None:
-            yield from self._take(*message)
+    def visit(self, now: float) -> list[Ended]:
+        """Moves bytes and answers which transfers are over."""
+        self.link.burst()
+        self.link.refuse_strays()
+        ended = list(self._finish(now))
+        if ended or now - self.link.last_landed > LAND_S:
+            self.link.land()
+        return ended
 
-    def _take(self, tag: int, length: int) -> Iterator[Ended]:
-        """Receives this message to where it belongs, or refuses it."""
-        transfer, part = split_tag(tag)
-        expected = self.expected.get(transfer)
-        if expected is None or part in expected.parts:
-            self.link.watch(self.link.worker.receive(tag, _NOWHERE))
-            return
-        error = _misfit(expected, part, length)
-        if error:
-            self.link.watch(self.link.worker.receive(tag, _NOWHERE))
-            yield from self.give_up(transfer, error)
-            return
-        expected.parts[part] = self._receive(expected, tag, part, length)
+    def _post(self, expected: Expected, part: int, into: memoryview, region: Region | None) -> Operation:
+        return self.link.watch(self.link.worker.receive(tag(expected.transfer, part), into), region)
 
-    def _receive(self, expected: Expected, tag: int, part: int, length: int) -> Operation:
-        if part == HEADER_PART:
-            expected.frame = memoryview(bytearray(length))
-            return self.link.watch(self.link.worker.receive(tag, expected.frame))
-        into = expected.region.view[segment(part, expected.nbytes)]
-        return self.link.watch(self.link.worker.receive(tag, into), expected.region)
-
-    def _finish(self) -> Iterator[Ended]:
+    def _finish(self, now: float) -> Iterator[Ended]:
         for expected in list(self.expected.values()):
-            error = _failure(expected)
-            if error or expected.whole:
+            error = _look(expected) or ("" if expected.whole else _overdue(expected, now))
+            if error:
+                yield from self.give_up(expected.transfer, error, now)
+            elif expected.whole:
                 del self.expected[expected.transfer]
-                yield Ended(expected, error)
-
-    def _expire(self, now: float) -> Iterator[Ended]:
-        for expected in list(self.expected.values()):
-            if expected.deadline <= now:
-                seconds = expected.deadline - expected.started
-                yield from self.give_up(expected.transfer, f"deadline: not whole after {seconds:.1f} s; {_progress(expected)}")
+                yield Ended(expected, "")
 
 
-def _landed(operation: Operation) -> bool:
-    return operation.done() and operation.status == OK
-
-
-def _misfit(expected: Expected, part: int, length: int) -> str:
-    """Why a message of this part and length cannot be what was announced; empty if it can."""
-    if part == HEADER_PART:
-        return f"garbled header: a frame of {length} bytes" if length > MAX_FRAME_BYTES else ""
-    if HEADER_PART not in expected.parts:
-        return f"lost header: part {part} came before it"
-    where = segment(part, expected.nbytes)
-    if length != where.stop - where.start or length == 0:
-        return f"part {part} has {length} bytes where {where.stop - where.start} were announced"
+def _look(expected: Expected) -> str:
+    """Takes note of the parts that have landed since, up to one that is wrong: answers what is wrong with it."""
+    while not expected.whole and (operation := expected.parts[expected.landed]).done():
+        if error := _misfit(expected, expected.landed, operation):
+            return error
+        expected.landed += 1
     return ""
 
 
-def _failure(expected: Expected) -> str:
-    """What is already known to be wrong with it; reads the header as soon as it has landed."""
-    for part, operation in expected.parts.items():
-        if operation.done() and operation.status != OK:
-            return f"part {part}: {describe(operation.status)}"
-    if expected.header is None and HEADER_PART in expected.parts and _landed(expected.parts[HEADER_PART]):
+def _misfit(expected: Expected, part: int, operation: Operation) -> str:
+    if operation.status != OK:
+        return f"part {part}: {describe(operation.status)}"
+    if part == HEADER_PART:
         return _read_header(expected)
+    where = segment(part, expected.nbytes)
+    if operation.length != where.stop - where.start:
+        return f"part {part} has {operation.length} bytes where {where.stop - where.start} were announced"
     return ""
 
 
 def _read_header(expected: Expected) -> str:
-    assert expected.frame is not None
     try:
-        header, payload_bytes = unpack_frame(expected.frame)
+        header, payload_bytes = unpack_frame(expected.frame[: expected.parts[HEADER_PART].length])
     except TransportError as error:
         return str(error)
-    if header.error:
-        return header.error
     if header.transfer != expected.transfer:
         return f"garbled header: it is of transfer {header.transfer}"
-    if payload_bytes != expected.nbytes:
-        return f"the sender announces {payload_bytes} bytes where {expected.nbytes} were asked for"
     expected.header = header
-    return ""
+    if payload_bytes != expected.nbytes and not header.error:
+        return f"the sender announces {payload_bytes} bytes where {expected.nbytes} were asked for"
+    return header.error
 
 
-def _progress(expected: Expected) -> str:
-    landed = sum(map(_landed, expected.parts.values()))
-    return f"{landed} of {segments(expected.nbytes) + 1} parts landed"
+def _says_nothing_comes(expected: Expected) -> bool:
+    return expected.header is not None and bool(expected.header.error)
+
+
+def _overdue(expected: Expected, now: float) -> str:
+    if now < expected.deadline:
+        return ""
+    landed = sum(part.done() for part in expected.parts)
+    lost = "" if expected.parts[HEADER_PART].done() else ", not the header"
+    return f"deadline: {landed} of {len(expected.parts)} parts came within {expected.deadline - expected.started:.1f} s{lost}"

@@ -9,8 +9,15 @@ from workers.staging import Region
 from workers.ucx_binding import Context, Operation, Worker
 from workers.ucx_staging import PinnedArena
 
+LAND_S = 0.01
+"""How often a link looks for operations that are done, beyond the ends of transfers."""
+PATIENCE = 32
+"""Calls without progress, a tenth of a microsecond each, before a burst ends: the peer is filling the FIFO just now."""
 BURST_S = 0.0005
 """The longest that one visit moves bytes with the GIL held, before others get their turn."""
+
+
+_NOWHERE = memoryview(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,8 @@ class Link:
         self._staging = staging
         self._flights: list[Flight] = []
         self.last_moved = time.monotonic()
+        self.last_landed = 0.0
+        self.late_since: float | None = None
 
     def watch(self, operation: Operation, region: Region | None = None) -> Operation:
         if region is not None:
@@ -39,35 +48,39 @@ class Link:
         return len(self._flights)
 
     def burst(self) -> None:
-        """Moves bytes while there are any, for at most `BURST_S`."""
-        if self.worker.progress():
-            self.last_moved = time.monotonic()
-            while self.worker.progress() and time.monotonic() - self.last_moved < BURST_S:
-                pass
+        """Moves bytes while there are any, for `BURST_S` or little more."""
+        progress, still = self.worker.progress, 0
+        if not progress():
+            return
+        self.last_moved = time.monotonic()
+        while still < PATIENCE and time.monotonic() - self.last_moved < BURST_S:
+            for _ in range(16):
+                still = 0 if progress() else still + 1
 
     def land(self) -> None:
         """Lets go of the operations that are done."""
         landed = [flight for flight in self._flights if flight.operation.done()]
-        if landed:
-            self.last_moved = time.monotonic()
-            self._flights = [flight for flight in self._flights if not flight.operation.done()]
+        self._flights = [flight for flight in self._flights if not flight.operation.done()]
         for flight in landed:
             self._unpin(flight)
+        self.last_landed = time.monotonic()
 
     def _unpin(self, flight: Flight) -> None:
         if flight.region is not None:
             self._staging.unpin(flight.region)
 
+    def late(self, now: float) -> None:
+        """Somebody gives up on bytes that may still come or go."""
+        self.late_since = now
+
+    def refuse_strays(self) -> None:
+        """What came for nobody goes nowhere, and its sender goes on."""
+        while (tag := self.worker.stray()) is not None:
+            self.watch(self.worker.receive(tag, _NOWHERE))
+
     def destroy(self) -> None:
         """Ends what flies: afterwards nothing of this link touches memory."""
-        self._drain()
-        self.land()
         self.worker.destroy()
         for flight in self._flights:
             self._unpin(flight)
         self._flights = []
-
-    def _drain(self) -> None:
-        """Messages nobody will receive: refused rather than left for UCX to complain about."""
-        while (message := self.worker.probe()) is not None:
-            self.watch(self.worker.receive(message[0], memoryview(b"")))

@@ -8,7 +8,7 @@ from shared.types import TransferId
 from workers.staging import Region
 from workers.transport import TransferHeader
 from workers.ucx_binding import OK, Operation, describe
-from workers.ucx_link import Link
+from workers.ucx_link import LAND_S, Link
 from workers.ucx_wire import HEADER_PART, pack_frame, segment, segments, tag
 
 
@@ -65,16 +65,19 @@ class Outbound:
     def visit(self, now: float) -> list[Sent]:
         """Moves bytes and answers which sends are over."""
         self.link.burst()
-        self.link.land()
         over = [Sent(sending, _outcome(sending)) for sending in self.sendings if _done(sending)]
         over += [Sent(sending, "deadline") for sending in self.sendings if not _done(sending) and sending.deadline <= now]
         for sent in over:
             self.sendings.remove(sent.sending)
+            if not _done(sent.sending):
+                self.link.late(now)
+        if over or now - self.link.last_landed > LAND_S:
+            self.link.land()
         return over
 
 
 def _done(sending: Sending) -> bool:
-    return all(operation.done() for operation in sending.operations)
+    return all(operation.done() for operation in reversed(sending.operations))  # the last is done last: one look is enough
 
 
 def _outcome(sending: Sending) -> str:

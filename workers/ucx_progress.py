@@ -18,7 +18,7 @@ Answer = TypeVar("Answer")
 SPIN_S = 0.001
 """How long a busy thread only yields its core before it naps: a stalled or dead peer must not cost a core."""
 SHORTEST_NAP_S, LONGEST_NAP_S = 0.00005, 0.001
-QUARANTINE_NAP_S = 0.02
+LATE_NAP_S = 0.02
 HOUSEKEEPING_S = 60.0
 
 
@@ -105,7 +105,7 @@ def _nap(board: Board | None, now: float) -> float | None:
         return 0.0 if quiet < SPIN_S else min(max(quiet / 8, SHORTEST_NAP_S), LONGEST_NAP_S)
     if quiet < LINGER_S:
         return LONGEST_NAP_S
-    return QUARANTINE_NAP_S if board.flying else HOUSEKEEPING_S
+    return LATE_NAP_S if board.late else HOUSEKEEPING_S
 
 
 def _answer(answer: Future[Answer], command: Callable[[Board], Answer], board: Board) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from functools import partial
 
 from shared.errors import ConfigError, TransportError
 from shared.types import TransferId, WorkerRef
 from workers.transport import OnArrival, OnFailure, OnSent, TransferHeader
 from workers.ucx_binding import Context, version
-from workers.ucx_board import Board, Callbacks
+from workers.ucx_board import STUCK_S, Board, Callbacks
 from workers.ucx_inbound import Expected
 from workers.ucx_outbound import Sending
 from workers.ucx_progress import ProgressThread
@@ -19,6 +20,10 @@ from workers.ucx_staging import PinnedArena
 from workers.ucx_wire import segments
 
 log = logging.getLogger("headstart.transport")
+
+_DEFAULTS = {"RNDV_THRESH": "inf"}
+"""No rendezvous: it makes the receiver answer each message, and UCX 1.21 crashes (`ucp_proto_rndv_send_reply`) if its sender has
+just died. Eager messages need no answer; over shared memory both measured alike. `UCX_RNDV_THRESH` in the environment wins."""
 
 _CMA_ALIASES = {"all": "^cma", "sm": "posix,sysv", "shm": "posix,sysv"}
 
@@ -30,20 +35,21 @@ class UcxTransport:
     (some ten milliseconds). Everything else is done by the progress thread, which also makes all callbacks.
     """
 
-    def __init__(self, ref: WorkerRef, arena_bytes: int) -> None:
-        self._ref = ref
+    def __init__(self, ref: WorkerRef, arena_bytes: int, *, stuck_s: float = STUCK_S) -> None:
+        """`stuck_s`: how long the late bytes of a transfer given up are waited for before its link is destroyed."""
+        self._ref, self._stuck_s = ref, stuck_s
         self._staging = PinnedArena(arena_bytes)
         self._thread: ProgressThread | None = None
         self._context: Context | None = None
 
     def start(self, on_arrival: OnArrival, on_failure: OnFailure, on_sent: OnSent) -> None:
         """Raises `TransportError` if UCX is not there, `ConfigError` for a `UCX_TLS` that cannot be served."""
-        transports = without_cma(os.environ.get("UCX_TLS", "all"))
-        context = self._context = Context({"TLS": transports})
+        options = ucx_options(os.environ)
+        context = self._context = Context(options)
         callbacks = Callbacks(on_arrival, on_failure, on_sent)
-        self._thread = ProgressThread(lambda: Board(context, self._staging, callbacks), f"kv-transport {self._ref}")
+        self._thread = ProgressThread(lambda: Board(context, self._staging, callbacks, self._stuck_s), f"kv-transport {self._ref}")
         self._thread.start()
-        log.info("%s transfers KV by UCX %s with UCX_TLS=%s, arena %r", self._ref, version(), transports, self._staging)
+        log.info("%s transfers KV by UCX %s with %s, arena %r", self._ref, version(), options, self._staging)
 
     def receive(self, transfer: TransferId, sender: WorkerRef, nbytes: int, deadline_s: float) -> bytes:
         """Expects `nbytes` of payload from `sender` within `deadline_s` seconds; returns the address to put into `Pull`."""
@@ -103,6 +109,12 @@ class UcxTransport:
         if self._thread is None:
             raise TransportError("the transport is not running")
         return self._thread
+
+
+def ucx_options(environment: Mapping[str, str]) -> dict[str, str]:
+    """What UCX is told beyond its own defaults. Raises `ConfigError` for a `UCX_TLS` that cannot be served."""
+    defaults = {name: value for name, value in _DEFAULTS.items() if f"UCX_{name}" not in environment}
+    return {"TLS": without_cma(environment.get("UCX_TLS", "all")), **defaults}
 
 
 def without_cma(transports: str) -> str:

@@ -2,7 +2,7 @@
 
 A tag is 48 bits of transfer id and 16 bits of part: part 0 is the header frame, part `i + 1` is payload segment `i`, the bytes
 `[i * SEGMENT_BYTES, (i + 1) * SEGMENT_BYTES)`. The frame is `HSKV`, version, and msgpack of the payload's length and the
-`TransferHeader`. Parts are sent in order on one endpoint, and UCX shows them to the receiver in that order.
+`TransferHeader`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from workers.transport import TransferHeader
 
 SEGMENT_BYTES: Final = 8 << 20
 """Of the payload in one message. 2 to 16 MiB measured alike; part of the wire version."""
-MAX_FRAME_BYTES: Final = 1 << 20
-"""A header frame beyond this is nonsense: it would stand for 100,000 granules."""
+FRAME_BYTES: Final = 256 << 10
+"""Room for a header frame: the digests of some 28,000 granules, 1.8 million tokens."""
 HEADER_PART: Final = 0
 
 _MAGIC: Final = b"HSKV\x01"
@@ -63,8 +63,8 @@ def pack_frame(header: TransferHeader, payload_bytes: int) -> bytes:
         header.error,
     )
     frame = _MAGIC + msgpack.packb(fields)
-    if len(frame) > MAX_FRAME_BYTES:
-        raise TransportError(f"the header frame of {header.transfer} has {len(frame)} bytes, more than {MAX_FRAME_BYTES}")
+    if len(frame) > FRAME_BYTES:
+        raise TransportError(f"the header frame of {header.transfer} has {len(frame)} bytes, more than {FRAME_BYTES}")
     return frame
 
 

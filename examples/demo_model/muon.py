@@ -21,7 +21,8 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     for _ in range(_ITERATIONS):
         gram = wide @ wide.T
         wide = _A * wide + (_B * gram + _C * (gram @ gram)) @ wide
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    closest: torch.Tensor = wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    return closest
 
 
 class Muon(torch.optim.Optimizer):

@@ -21,5 +21,5 @@ POLICIES: dict[str, Callable[[SchedulerSettings], Policy]] = {
 def make_policy(settings: SchedulerSettings) -> Policy:
     """Raises `ConfigError` if nobody goes by that name."""
     if settings.policy not in POLICIES:
-        raise ConfigError(f"scheduler policy {settings.policy!r} is unknown; there are {', '.join(sorted(POLICIES))}")
+        raise ConfigError(f"--policy {settings.policy}: no scheduler policy goes by that name; choose one of {', '.join(sorted(POLICIES))}")
     return POLICIES[settings.policy](settings)

@@ -121,7 +121,7 @@ def make_clients(world: World) -> list[tuple[float, Client]]:
 
 def make_client(world: World, number: int, arrival_s: float) -> Client:
     rng, scenario = world.rng, world.schedule.scenario
-    spec = make_spec(rng, number, arrival_s, scenario.stop_share)
+    spec = make_spec(rng, number, arrival_s, scenario)
     submission = Submission(
         request_id=spec.request_id,
         num_prompt=len(spec.prompt),
@@ -135,11 +135,11 @@ def make_client(world: World, number: int, arrival_s: float) -> Client:
     return Client(world, spec, submission, make_habits(rng, scenario))
 
 
-def make_spec(rng: Random, number: int, arrival_s: float, stop_share: float) -> RequestSpec:
-    prompt = tuple(rng.randrange(FAKE_MODEL.vocab_size) for _ in range(rng.choice((40, 64, 65, 130, 200, 256, 300, 400))))
+def make_spec(rng: Random, number: int, arrival_s: float, scenario: Scenario) -> RequestSpec:
+    prompt = tuple(rng.randrange(FAKE_MODEL.vocab_size) for _ in range(rng.choice(scenario.prompts)))
     sampling = SamplingParams(max_tokens=rng.randint(6, 20), temperature=0.0, seed=rng.getrandbits(31))
     spec = RequestSpec(RequestId(f"r{number}"), MODEL, prompt, sampling, int(1000 * arrival_s))
-    if rng.random() >= stop_share:
+    if rng.random() >= scenario.stop_share:
         return spec
     text = expected_answer(spec).text
     at = rng.randrange(max(1, len(text)))

@@ -13,6 +13,10 @@ from random import Random
 
 from scheduler.simulation.steps import POINTS, Fault, Point, Step, faults_of
 
+_ANY = (40, 64, 65, 130, 200, 256, 300, 400)
+_ALMOST_FULL = (118, 119, 120)
+"""Prompts four of which fill 32 blocks of 16 and soon need 36: with 33, one of them must yield."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
@@ -38,6 +42,8 @@ class Scenario:
     low_ends: int = 2
     high_blocks: int = 96
     low_blocks: int = 64
+    prompts: tuple[int, ...] = _ANY
+    """Lengths of prompts, in tokens, to draw from."""
     schedulers: int = 2
     depth: int = 1
     cancel_share: float = 0.1
@@ -162,7 +168,8 @@ def make_schedule(seed: int) -> Schedule:
 
 
 def _occurrence(step: Step, rng: Random) -> int:
-    return rng.randint(1, _OFTEN.get(step, 1 if rng.random() < 0.6 else _EARLY))
+    seldom = 1 if rng.random() < 0.75 else _EARLY
+    return rng.randint(1, _OFTEN.get(step, seldom))
 
 
 def _any_fault(rng: Random) -> PlannedFault:
@@ -175,7 +182,7 @@ def _enablers(step: Step, rng: Random) -> tuple[PlannedFault, ...]:
     if step in _MOVING_STEPS:
         return (rng.choice(_MOVES),)
     if step is Step.MESSAGE_REVOKE:
-        return (PlannedFault(Step.WORKER_AFTER_STEP, rng.randint(4, 30), Fault.STALLED),)
+        return tuple(PlannedFault(Step.MESSAGE_ASSIGN, number, Fault.LOST) for number in (1, rng.randint(2, 5)))
     if step is Step.MESSAGE_PULL_REFUSED:
         return tuple(PlannedFault(Step.MESSAGE_PULL, number, Fault.LATE) for number in range(1, 7))
     if step is Step.MESSAGE_ABANDON_TRANSFER:
@@ -186,17 +193,19 @@ def _enablers(step: Step, rng: Random) -> tuple[PlannedFault, ...]:
 def _scenario(step: Step, rng: Random) -> Scenario:
     tight = step is Step.WORKER_PREEMPTING or rng.random() < 0.15
     pulls = step in _TRANSFER_STEPS
+    crowded = step is Step.WORKER_PREEMPTING
     return Scenario(
         requests=7 if pulls else rng.randint(5, 7),
         stragglers=4 if pulls else rng.choice((0, 0, 2)),
-        arrivals_per_s=40.0 if pulls or tight else rng.choice((4.0, 12.0, 40.0)),
+        arrivals_per_s=40.0 if pulls or tight or step in _CANCEL_STEPS else rng.choice((4.0, 12.0, 40.0)),
         high_ends=2 if rng.random() < 0.2 and not pulls else 1,
-        high_blocks=rng.randint(28, 36) if tight else 48 if pulls else 96,
+        prompts=_ALMOST_FULL if crowded else _ANY,
+        high_blocks=33 if crowded else rng.randint(28, 36) if tight else 48 if pulls else 96,
         low_blocks=rng.choice((32, 64)),
         depth=rng.choice((1, 2)),
         reserved_output=2 if tight else 16,
-        cancel_share=0.9 if step is Step.MESSAGE_ABANDON_TRANSFER else 0.5 if step in _CANCEL_STEPS else 0.1,
-        leave_share=0.5 if step in _LISTENER_STEPS else 0.15,
+        cancel_share=0.9 if step is Step.MESSAGE_ABANDON_TRANSFER else 0.7 if step in _CANCEL_STEPS else 0.1,
+        leave_share=0.8 if step in _LISTENER_STEPS else 0.15,
         drains=1 if step in _DRAIN_STEPS or rng.random() < 0.05 else 0,
         restarts=rng.random() < 0.8,
     )

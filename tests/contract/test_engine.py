@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import atexit
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shared.types import GRANULE_TOKENS, BlockId, RequestId, RequestSpec, SamplingParams, TokenSpan
+from tests.support.tiny_models import save_tiny
 from workers.batching import PlannedStep, StepBuilder
 from workers.engine import Engine, StepResult
 from workers.fake_engine import FakeEngine
 from workers.sequence import Sequence
+from workers.torch_engine import TorchEngine
 
 EngineFactory = Callable[[int, int], Engine]
 """(block_tokens, total_blocks) -> an engine; each call gives one of the same weights, greedy and reproducible, with 100 tokens or more."""
 
+
+@cache
+def tiny_llama() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="tiny-llama-")
+    atexit.register(folder.cleanup)
+    return save_tiny("llama", Path(folder.name))
+
+
+def torch_engine(block_tokens: int, total_blocks: int) -> Engine:
+    bytes_per_token = 512
+    return TorchEngine(tiny_llama(), block_tokens=block_tokens, kv_bytes=total_blocks * block_tokens * bytes_per_token)
+
+
 ENGINES: list[tuple[str, EngineFactory]] = [
     ("fake", lambda block_tokens, total_blocks: FakeEngine(block_tokens=block_tokens, total_blocks=total_blocks)),
+    ("torch", torch_engine),
 ]
 
 

@@ -9,24 +9,28 @@ import pytest
 from scheduler.simulation.build import Parts
 from scheduler.simulation.planted import NoFence, NoStaging, ReleaseBehindJob, ShownBeforeLogged, SplitHandOver
 from scheduler.simulation.run import run_seeds
+from scheduler.simulation.steps import POINTS, Step
 
-SEEDS = range(200)
+
+def seeds_aimed_at(step: Step) -> list[int]:
+    return [seed for seed in range(2000) if POINTS[seed % len(POINTS)][0] is step][:40]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("bug", "complaint"),
+    ("bug", "step", "complaint"),
     [
-        (NoFence, "below its fence"),
-        (SplitHandOver, "is owned by|queued -> finished"),
-        (ReleaseBehindJob, "never came to rest"),
-        (ShownBeforeLogged, "was shown"),
-        (NoStaging, "wrong tokens"),
+        (NoFence, Step.WORKER_APPENDED, "below its fence"),
+        (SplitHandOver, Step.SCHEDULER_PLACED, "is owned by|queued -> finished"),
+        (ReleaseBehindJob, Step.MESSAGE_RELEASE_ASSIST, "never came to rest"),
+        (ShownBeforeLogged, Step.WRITE_APPEND, "was shown"),
+        (NoStaging, Step.TRANSFER, "wrong tokens"),
     ],
 )
-def test_each_planted_bug_is_found(bug: type[Parts], complaint: str) -> None:
-    found = run_seeds(SEEDS, bug(), stop_at_first=True)
+def test_each_planted_bug_is_found(bug: type[Parts], step: Step, complaint: str) -> None:
+    seeds = seeds_aimed_at(step)
+    found = run_seeds(seeds, bug(), stop_at_first=True)
     assert found.failures, f"{bug.__name__} went unseen in {found.schedules} schedules"
     assert re.search(complaint, found.failures[0].why)
-    sound = run_seeds([found.failures[0].seed])
+    sound = run_seeds(seeds[: found.schedules])
     assert not sound.failures

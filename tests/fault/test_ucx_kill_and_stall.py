@@ -44,7 +44,7 @@ def stall(receiver: UcxProcess, sender: UcxProcess, number: int, deadline_s: flo
     """Stops the sender in mid-transfer, with a segment under way; the reason of the failure that follows."""
     address = receiver.ask("receive", transfer=number, sender=sender.ref, nbytes=NBYTES, deadline_s=deadline_s)
     sender.ask("half_send", transfer=number, address=address, nbytes=NBYTES)
-    receiver.until("flying", lambda flying: flying > 0)
+    sender.wait("halfway")
     sender.signal(signal.SIGSTOP)
     return str(receiver.wait("failed", number)["reason"])
 
@@ -52,23 +52,23 @@ def stall(receiver: UcxProcess, sender: UcxProcess, number: int, deadline_s: flo
 @pytest.mark.parametrize("transports", ["", "tcp"])
 def test_a_killed_sender_fails_the_transfer_and_nothing_else(transports: str) -> None:
     environment = {"UCX_TLS": transports} if transports else None
-    with ucx_processes("receiver", arena_bytes=ARENA, environment=environment) as (receiver,):
-        before = None
+    with ucx_processes("receiver", "survivor", arena_bytes=ARENA, environment=environment) as (receiver, survivor):
+        quarantined, resources = [], []
         for number in range(1, 9):
             with ucx_processes(f"sender{number}", arena_bytes=ARENA, environment=environment) as (sender,):
-                address = receiver.ask("receive", transfer=number, sender=sender.ref, nbytes=NBYTES, deadline_s=1)
+                address = receiver.ask("receive", transfer=number, sender=sender.ref, nbytes=NBYTES, deadline_s=2)
                 sender.ask("half_send", transfer=number, address=address, nbytes=NBYTES)
-                receiver.until("flying", lambda flying: flying > 0)
+                sender.wait("halfway")
                 sender.kill()
-            assert receiver.wait("failed", number)["reason"].startswith("deadline")
-            assert receiver.ask("arena")["quarantined"] >= NBYTES
+            outcome = receiver.outcome(number)  # the kernel may have had all of it already
+            assert outcome["event"] == "arrived" or outcome["reason"].startswith("deadline")
+            quarantined.append(receiver.ask("arena")["quarantined"])
             receiver.ask("drop_peer", peer=sender.ref)
             receiver.until("arena", lambda arena: arena == EMPTY)
-            resources = receiver.ask("resources")
-            before = before or resources
-            assert resources == before, "a dropped peer leaves a thread, a descriptor or shared memory behind"
-        with ucx_processes("survivor", arena_bytes=ARENA, environment=environment) as (survivor,):
-            whole_transfer(receiver, survivor, 100)
+            resources.append(receiver.ask("resources"))
+        assert NBYTES in quarantined, "none was killed in the middle"
+        assert resources == resources[:1] * 8, "a dropped peer leaves a thread, a descriptor or shared memory behind"
+        whole_transfer(receiver, survivor, 100)
         assert receiver.end() == 0
         assert receiver.stderr == ""
 
@@ -100,7 +100,7 @@ def test_a_stalled_sender_that_was_dropped_writes_nowhere_when_it_wakes(receiver
 def test_one_pair_survives_one_timeout_after_another(receiver: UcxProcess) -> None:
     with ucx_processes("sender", arena_bytes=ARENA) as (sender,):
         for number in range(1, 5):
-            assert stall(receiver, sender, number, deadline_s=0.3).startswith("deadline")
+            assert stall(receiver, sender, number, deadline_s=1).startswith("deadline")
             sender.signal(signal.SIGCONT)
             whole_transfer(receiver, sender, 10 + number)
         receiver.until("arena", lambda arena: arena == EMPTY)
@@ -123,7 +123,7 @@ def test_abandoning_in_mid_transfer_quarantines_until_the_late_bytes_have_come(r
     with ucx_processes("sender", arena_bytes=ARENA) as (sender,):
         address = receiver.ask("receive", transfer=1, sender=sender.ref, nbytes=NBYTES, deadline_s=60)
         sender.ask("half_send", transfer=1, address=address, nbytes=NBYTES)
-        receiver.until("flying", lambda flying: flying > 0)
+        sender.wait("halfway")
         receiver.ask("abandon", transfer=1)
         assert receiver.wait("failed", 1)["reason"] == "abandoned"
         assert receiver.ask("arena") == {"free": ARENA - NBYTES, "quarantined": NBYTES}
@@ -131,10 +131,10 @@ def test_abandoning_in_mid_transfer_quarantines_until_the_late_bytes_have_come(r
         receiver.until("arena", lambda arena: arena == EMPTY)
 
 
-def test_a_lost_header_fails_at_the_first_payload_byte(receiver: UcxProcess) -> None:
+def test_a_lost_header_fails_at_the_deadline(receiver: UcxProcess) -> None:
     with ucx_processes("sender", arena_bytes=ARENA) as (sender,):
-        begin(receiver, sender, 1, 60, [[1, part, SEGMENT_BYTES] for part in range(1, PARTS + 1)])
-        assert receiver.wait("failed", 1)["reason"].startswith("lost header")
+        begin(receiver, sender, 1, 1, [[1, part, SEGMENT_BYTES] for part in range(1, PARTS + 1)])
+        assert receiver.wait("failed", 1)["reason"].endswith("not the header")
         assert sender.wait("pushed")["statuses"] == [0] * PARTS
         receiver.until("arena", lambda arena: arena == EMPTY)
         whole_transfer(receiver, sender, 2)
@@ -156,11 +156,16 @@ def test_another_transfers_header_is_refused(receiver: UcxProcess) -> None:
         assert "of transfer 99" in receiver.wait("failed", 1)["reason"]
 
 
-@pytest.mark.parametrize("length", [0, 1, SEGMENT_BYTES - 1, SEGMENT_BYTES + 1])
-def test_a_segment_that_is_short_or_long_is_refused(receiver: UcxProcess, length: int) -> None:
+@pytest.mark.parametrize(
+    ("length", "reason"),
+    [(0, "has 0 bytes"), (1, "has 1 bytes"), (SEGMENT_BYTES - 1, "has 8388607 bytes"), (SEGMENT_BYTES + 1, "truncated")],
+)
+def test_a_segment_that_is_short_or_long_is_refused(receiver: UcxProcess, length: int, reason: str) -> None:
     with ucx_processes("sender", arena_bytes=ARENA) as (sender,):
         begin(receiver, sender, 1, 60, [[1, 0, {"frame": NBYTES}], [1, 1, SEGMENT_BYTES], [1, 2, length]])
-        assert f"part 2 has {length} bytes" in receiver.wait("failed", 1)["reason"]
+        failed = receiver.wait("failed", 1)["reason"]
+        assert failed.startswith("part 2")
+        assert reason in failed
         receiver.until("arena", lambda arena: arena == EMPTY)
         whole_transfer(receiver, sender, 2)
 
@@ -171,6 +176,27 @@ def test_a_payload_that_stops_early_fails_at_the_deadline_without_quarantine(rec
         assert "2 of 4 parts" in receiver.wait("failed", 1)["reason"]
         assert receiver.ask("arena") == EMPTY
         whole_transfer(receiver, sender, 2)
+
+
+def test_late_bytes_that_never_come_give_their_memory_back_in_the_end() -> None:
+    with ucx_processes("receiver", "sender", arena_bytes=ARENA, environment={"TEST_STUCK_S": "0.5"}) as (receiver, sender):
+        stall(receiver, sender, 1, deadline_s=1)
+        receiver.until("arena", lambda arena: arena == EMPTY)
+        sender.signal(signal.SIGCONT)
+        whole_transfer(receiver, sender, 2)
+
+
+def test_a_send_nobody_expects_and_a_repeated_one_go_nowhere(receiver: UcxProcess) -> None:
+    with ucx_processes("sender", arena_bytes=ARENA) as (sender,):
+        address = receiver.ask("receive", transfer=1, sender=sender.ref, nbytes=NBYTES, deadline_s=60)
+        receiver.ask("receive", transfer=2, sender=sender.ref, nbytes=NBYTES, deadline_s=60)
+        for number in (7, 1, 1, 8, 2):
+            sender.ask("send", transfer=number, requester=receiver.ref, address=address, nbytes=NBYTES, deadline_s=60)
+            assert sender.wait("sent", number)["error"] == ""
+        assert receiver.wait("arrived", 1)["right"]
+        assert receiver.wait("arrived", 2)["right"]
+        receiver.until("arena", lambda arena: arena == EMPTY)
+        sender.until("arena", lambda arena: arena == EMPTY)
 
 
 @pytest.mark.parametrize("foreign", [False, True])
@@ -194,9 +220,8 @@ def test_a_killed_requester_costs_the_sender_nothing_once_it_is_dropped() -> Non
         address = receiver.ask("receive", transfer=1, sender=sender.ref, nbytes=NBYTES, deadline_s=60)
         receiver.kill()
         sender.ask("send", transfer=1, requester=receiver.ref, address=address, nbytes=NBYTES, deadline_s=1)
-        assert sender.wait("sent", 1)["error"]
+        assert sender.wait("sent", 1)["error"] != ""
         sender.ask("drop_peer", peer=receiver.ref)
         sender.until("arena", lambda arena: arena == EMPTY)
         whole_transfer(other, sender, 2)
         assert sender.end() == 0
-        assert sender.stderr == ""

@@ -14,7 +14,7 @@ from shared.types import TransferId, WorkerId, WorkerRef
 from tests.support.ucx_process import UcxProcess, ucx_processes
 from tests.support.ucx_worker import header_of
 from workers.transport import Arrival
-from workers.ucx_transport import UcxTransport, without_cma
+from workers.ucx_transport import UcxTransport, ucx_options, without_cma
 from workers.ucx_wire import SEGMENT_BYTES, pack_frame, segment, split_tag, tag, unpack_frame
 
 MIB = 1 << 20
@@ -104,19 +104,6 @@ def test_a_payload_of_another_length_is_refused(pair: tuple[UcxProcess, UcxProce
     assert_empty_arena(receiver)
     transfer(receiver, sender, 2, 20 * MIB)
     assert_arrived(receiver, 2, 20 * MIB)
-
-
-def test_an_unannounced_and_a_repeated_send_change_nothing_and_end(pair: tuple[UcxProcess, UcxProcess]) -> None:
-    receiver, sender = pair
-    address = receiver.ask("receive", transfer=1, sender=sender.ref, nbytes=9 * MIB, deadline_s=30)
-    for number in (7, 1, 1, 8):
-        sender.ask("send", transfer=number, requester=receiver.ref, address=address, nbytes=9 * MIB, deadline_s=30)
-        assert sender.wait("sent", number)["error"] == ""
-    assert_arrived(receiver, 1, 9 * MIB)
-    transfer(receiver, sender, 2, MIB)
-    assert_arrived(receiver, 2, MIB)
-    assert_empty_arena(receiver)
-    assert_empty_arena(sender)
 
 
 def test_a_full_arena_refuses_at_once_and_nothing_leaks(pair: tuple[UcxProcess, UcxProcess]) -> None:
@@ -211,6 +198,13 @@ def test_within_one_process_a_worker_hands_over_to_itself() -> None:
 )
 def test_ucx_tls_is_respected_without_cma(given: str, used: str) -> None:
     assert without_cma(given) == used
+
+
+def test_the_environment_wins_over_our_options_except_for_cma() -> None:
+    assert ucx_options({}) == {"TLS": "^cma", "RNDV_THRESH": "inf"}
+    chosen = ucx_options({"UCX_TLS": "tcp,cma", "UCX_RNDV_THRESH": "1M"})
+    assert chosen["TLS"] == "tcp"
+    assert "RNDV_THRESH" not in chosen
 
 
 def test_cma_alone_is_refused_by_name() -> None:

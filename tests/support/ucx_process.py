@@ -62,12 +62,16 @@ class UcxProcess:
         self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
         self._process.stdin.flush()
 
+    def outcome(self, transfer: int) -> dict[str, Any]:
+        """How a receive ended: `failed` or `arrived`."""
+        return self.wait("failed arrived", transfer)
+
     def wait(self, event: str, transfer: int | None = None, patience_s: float = PATIENCE_S) -> dict[str, Any]:
-        """The next such event; others stay for later."""
+        """The next such event (of several, if names are listed); others stay for later."""
         until = time.monotonic() + patience_s
         while True:
             for seen in self._seen:
-                if seen["event"] == event and transfer in (None, seen.get("transfer")):
+                if seen["event"] in event.split() and transfer in (None, seen.get("transfer")):
                     self._seen.remove(seen)
                     return seen
             self._seen.append(self._next(event, transfer, until))

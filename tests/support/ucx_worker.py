@@ -19,7 +19,7 @@ from shared.errors import HeadstartError
 from shared.types import TokenSpan, TransferId, WorkerId, WorkerRef
 from workers.transport import Arrival, TransferHeader
 from workers.ucx_binding import Context, Endpoint, Operation, Worker
-from workers.ucx_transport import UcxTransport
+from workers.ucx_transport import UcxTransport, ucx_options
 from workers.ucx_wire import pack_frame, segment, segments, tag
 
 _stdout_lock = threading.Lock()
@@ -50,9 +50,9 @@ def say(**event: Any) -> None:
 
 class Driver:
     def __init__(self, ref: WorkerRef, arena_bytes: int) -> None:
-        self.transport = UcxTransport(ref, arena_bytes)
+        self.transport = UcxTransport(ref, arena_bytes, stuck_s=float(os.environ.get("TEST_STUCK_S", "30")))
         self.transport.start(self.on_arrival, self.on_failure, self.on_sent)
-        self.staged: dict[tuple[str, int], memoryview] = {}
+        self.staged: dict[tuple[str, int], list[memoryview]] = {}
         self.kept: dict[int, Arrival] = {}
         self.filled: list[memoryview] = []
         self.raw: list[tuple[Context, Worker, Endpoint, list[Operation]]] = []
@@ -74,9 +74,9 @@ class Driver:
         say(event="failed", transfer=transfer, reason=reason)
 
     def on_sent(self, transfer: TransferId, requester: WorkerRef, error: str) -> None:
-        payload = self.staged.pop((str(requester), transfer), None)
-        if payload is not None:
-            self.transport.unstage(payload)
+        payloads = self.staged.get((str(requester), transfer))
+        if payloads:
+            self.transport.unstage(payloads.pop(0))
         say(event="sent", transfer=transfer, error=error)
 
     # -- commands
@@ -93,12 +93,12 @@ class Driver:
         payload[:] = data
         to = _ref(requester)
         if not foreign:
-            self.staged[str(to), transfer] = payload
+            self.staged.setdefault((str(to), transfer), []).append(payload)
         self.transport.send(header_of(transfer, data, error), to, bytes.fromhex(address), payload, deadline_s)
 
     def raw_send(self, address: str, messages: list[list[Any]], pace_s: float = 0.0002) -> None:
         """Sends `[transfer, part, bytes]` as they are; bytes is a number of zeros, hex, or `{"frame": nbytes}` for a right header."""
-        context = Context({"TLS": os.environ.get("UCX_TLS", "^cma")})
+        context = Context(ucx_options(os.environ))
         worker = context.worker()
         endpoint = worker.connect(bytes.fromhex(address))
         operations = [endpoint.send(tag(TransferId(number), part), _raw_bytes(number, what)) for number, part, what in messages]
@@ -116,9 +116,13 @@ class Driver:
         self.hurry.set()
 
     def _push(self, worker: Worker, operations: list[Operation], pace_s: float) -> None:
+        visits_since_header = 0
         while not all(operation.done() for operation in operations):
             worker.progress()
-            self.hurry.wait(pace_s)
+            visits_since_header += operations[0].done()
+            if visits_since_header == 1:
+                say(event="halfway")
+            self.hurry.wait(pace_s if visits_since_header else 0.0002)
         for _ in range(100):
             worker.progress()
         say(event="pushed", statuses=[operation.status for operation in operations])
@@ -161,6 +165,8 @@ class Driver:
         return {"free": self.transport.arena.free_bytes, "quarantined": self.transport.arena.quarantined_bytes}
 
     def resources(self) -> dict[str, int]:
+        """What this process holds, once the transport has done all it was told."""
+        assert self.transport.operations >= 0
         with open("/proc/self/maps") as maps:
             shared = sum("SYSV" in line or "ucx_shm" in line for line in maps)
         return {"threads": threading.active_count(), "descriptors": len(os.listdir("/proc/self/fd")), "shared_maps": shared}

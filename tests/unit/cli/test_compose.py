@@ -71,6 +71,13 @@ def test_only_the_gateway_is_reachable_and_only_from_this_machine(compose: dict[
     assert ports == {"gateway": ["127.0.0.1:8000:8000"]}
 
 
+def test_the_gateway_listens_to_all_with_keys_from_the_environment_and_nobody_else_gets_them(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert services["gateway"]["command"][1:3] == ["--host", "0.0.0.0"]
+    assert services["gateway"]["environment"]["HEADSTART_API_KEYS"].startswith("${HEADSTART_API_KEYS:?"), "refuses to start without"
+    assert [name for name in services if "HEADSTART_API_KEYS" in services[name]["environment"]] == ["gateway"]
+
+
 def test_the_image_copies_every_package() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = {source for line in lines if line.startswith("COPY") for source in line.split()[1:-1]}

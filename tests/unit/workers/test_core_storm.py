@@ -28,20 +28,20 @@ class Storm:
         self.attempts: dict[str, tuple[RequestSpec, int, Node]] = {}
 
     def _add(self, name: str, depth: int, **settings: Any) -> Node:
-        blocks = self.random.randint(36, 60)
+        blocks = self.random.randint(26, 40)
         fault = self.random.choice([None, lambda plan: "planned" if plan.step % 23 == 0 else None])
         return self.world.add(name, fault, depth=depth, total_blocks=blocks, max_sequences=8, watermark_blocks=2, **settings)
 
     def run(self, requests: int) -> None:
         for at in range(requests):
             self._request(at)
-            self.world.run(self.random.expovariate(8.0))
+            self.world.run(self.random.expovariate(16.0))
             self._trouble()
         self._to_the_end()
 
     def _request(self, at: int) -> None:
         draw, world = self.random, self.world
-        spec = make_spec(f"r{at}", draw.choice([1, 63, 64, 65, 130, 257, 400]), draw.randint(1, 40), ignore_eos=draw.random() < 0.5)
+        spec = make_spec(f"r{at}", draw.choice([1, 63, 64, 65, 130, 257, 300]), draw.randint(1, 100), ignore_eos=draw.random() < 0.5)
         source, owner = None, draw.choice(self.highs)
         if draw.random() < 0.6:
             low = draw.choice([*self.lows, owner])
@@ -71,7 +71,11 @@ class Storm:
 
     def _fault(self) -> Fault:
         draw = self.random
-        faults = [Fault(corrupt=(draw.randrange(GRANULE_BYTES),)), Fault(truncate_to=draw.randrange(GRANULE_BYTES)), Fault(delay_s=3.0)]
+        faults = [
+            Fault(corrupt=(draw.randrange(4 * GRANULE_BYTES),)),
+            Fault(truncate_to=draw.randrange(4 * GRANULE_BYTES)),
+            Fault(delay_s=3.0),
+        ]
         return draw.choice([*faults, Fault(duplicate=True)])
 
     def _to_the_end(self) -> None:

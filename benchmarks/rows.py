@@ -1,0 +1,83 @@
+"""Rows of results: one JSON list per benchmark under `benchmarks/results`, replaced whole by each run."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of ours beside another's, measured in the same run. `target` is the least `ratio` that is promised."""
+
+    name: str
+    unit: str
+    ours: float
+    other: float
+    other_name: str
+    target: float
+    lower_is_better: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """Above 1: ours is better."""
+        return self.other / self.ours if self.lower_is_better else self.ours / self.other
+
+    @property
+    def holds(self) -> bool:
+        return self.ratio >= self.target
+
+    def line(self) -> str:
+        verdict = "holds" if self.holds else "MISSED"
+        return (
+            f"{self.name:44} {self.ours:9.2f} {self.other:9.2f} {self.unit:6} {self.ratio:6.2f}x of {self.other_name}"
+            f" (target {self.target:g}: {verdict})"
+        )
+
+
+def write_rows(benchmark: str, rows: list[Row]) -> Path:
+    """Prints the rows as a table and writes them to `benchmarks/results/<benchmark>.json`."""
+    about = {"machine": machine(), "commit": commit(), "command": command()}
+    path = RESULTS / f"{benchmark}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries = [
+        {key: value for key, value in asdict(row).items() if key != "lower_is_better"} | {"ratio": row.ratio, "holds": row.holds} | about
+        for row in rows
+    ]
+    path.write_text(json.dumps(entries, indent=1) + "\n")
+    for row in rows:
+        print(row.line())
+    return path
+
+
+def machine() -> str:
+    """Processor family and size, nothing that names the host."""
+    memory_gib = psutil.virtual_memory().total / 2**30
+    return (
+        f"{platform.machine()}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
+    )
+
+
+def commit() -> str:
+    """The commit that was measured, with `+` if the tree had changes."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    return f"{head}+" if _git("status", "--porcelain", "--untracked-files=no") else head
+
+
+def command() -> str:
+    arguments = [argument for argument in sys.argv[1:] if not Path(argument).is_absolute()]
+    return " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
+
+
+def _git(*arguments: str) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or "unknown"

@@ -1,0 +1,47 @@
+"""Options that more than one command knows, and how their values are checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.logs import LEVELS
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """For `callback=`: a value that is not among the choices is refused with all of them."""
+
+    def check(value: str) -> str:
+        if value not in choices:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}.")
+        return value
+
+    return check
+
+
+def device_name(value: str) -> str:
+    """For `callback=`: whether the device is here is for torch to say, whether it could be one is not."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"{value!r} is no device: choose cpu, cuda or cuda:N.")
+    return value
+
+
+RedisUrl = Annotated[
+    str, typer.Option(envvar="HEADSTART_REDIS_URL", help="The message server: redis://, rediss://, unix:// or redis+cluster://.")
+]
+Pool = Annotated[str, typer.Option(envvar="HEADSTART_POOL", help="Which pool of workers; one model each.")]
+Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory of a transformers model with its tokenizer.")]
+ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", callback=one_of(*DTYPES))]
+LogLevel = Annotated[str, typer.Option(envvar="HEADSTART_LOG_LEVEL", help="debug, info, warning or error.", callback=one_of(*LEVELS))]
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option("--api-key", envvar="HEADSTART_API_KEYS", help="A key that callers may send; repeatable, in the environment with commas."),
+]
+NoAuth = Annotated[bool, typer.Option("--no-auth", help="No keys, although --host lets other machines in.")]
