@@ -22,7 +22,7 @@ from shared.server import free_port
 from tests.support.tiny_models import save_tiny
 from tests.support.waiting import eventually_now
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("transformers")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("up")]
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "examples" / "demo_model" / "weights"
@@ -128,7 +128,7 @@ class TestItRefuses:
             (("up", "--model", WEIGHTS, "--high", 0), "--high", "greater than or equal to 1"),
             (("up", "--model", WEIGHTS, "--slow", 1), "--slow", "see `headstart up --help`"),
             (("worker", "--redis-url", "redis://127.0.0.1:1", "--model", "/no/such/model"), "--model /no/such/model", "give the directory"),
-            (("worker", "--redis-url", "redis://127.0.0.1:1", "--model", WEIGHTS, "--engine", "steam"), "--engine steam", "torch, fake"),
+            (("worker", "--redis-url", "redis://127.0.0.1:1", "--model", WEIGHTS, "--engine", "steam"), "--engine", "not one of torch, fake"),
             (("worker", "--model", WEIGHTS), "--redis-url", "see `headstart worker --help`"),
         ],
         ids=["up-model", "up-number", "up-unknown", "worker-model", "worker-engine", "worker-missing"],
