@@ -128,7 +128,11 @@ class TestItRefuses:
             (("up", "--model", WEIGHTS, "--high", 0), "--high", "greater than or equal to 1"),
             (("up", "--model", WEIGHTS, "--slow", 1), "--slow", "see `headstart up --help`"),
             (("worker", "--redis-url", "redis://127.0.0.1:1", "--model", "/no/such/model"), "--model /no/such/model", "give the directory"),
-            (("worker", "--redis-url", "redis://127.0.0.1:1", "--model", WEIGHTS, "--engine", "steam"), "--engine", "not one of torch, fake"),
+            (
+                ("worker", "--redis-url", "redis://127.0.0.1:1", "--model", WEIGHTS, "--engine", "steam"),
+                "--engine",
+                "not one of torch, fake",
+            ),
             (("worker", "--model", WEIGHTS), "--redis-url", "see `headstart worker --help`"),
         ],
         ids=["up-model", "up-number", "up-unknown", "worker-model", "worker-engine", "worker-missing"],
