@@ -28,6 +28,10 @@ class Child:
     restarts: int = 0
     tail: list[str] = field(default_factory=list)
     """The last lines it wrote to stderr, for when it dies early."""
+    module: str = "cli"
+    """What `python -m` runs: tests put in a worker with a fault lever."""
+    starting: bool = True
+    """While it is, its dying words are left for whoever started it to say, once."""
     _reader: asyncio.Task[None] | None = None
 
     @property
@@ -39,7 +43,7 @@ class Child:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "cli",
+            self.module,
             *self.args,
             env={**os.environ, **self.env, PARENT_VARIABLE: str(os.getpid())},
             stdin=asyncio.subprocess.DEVNULL,
@@ -54,7 +58,7 @@ class Child:
         async for raw in process.stderr:
             line = raw.decode(errors="replace").rstrip()
             self.tail = [*self.tail[1 - TAIL_LINES :], line]
-            if echo:
+            if echo and not (self.starting and line.startswith("headstart: ")):
                 print(f"{self.name}: {line}", file=sys.stderr, flush=True)
 
     async def last_words(self) -> str:
@@ -98,6 +102,8 @@ class Children:
 
     def keep_running(self) -> None:
         """From now on whoever dies is started again, later each time."""
+        for child in self._children:
+            child.starting = False
         self._keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
 
     async def _keep(self, child: Child) -> None:
@@ -112,9 +118,6 @@ class Children:
             await asyncio.sleep(wait_s)
             if not self._stopping.is_set():
                 await child.start(echo=self._echo)
-
-    def first_dead(self) -> Child | None:
-        return next((child for child in self._children if not child.running), None)
 
     async def stop(self, timeout_s: float = 40.0) -> None:
         """In the order in which work flows: who takes requests in leaves first, who places them last."""

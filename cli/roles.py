@@ -95,6 +95,7 @@ def worker(
         float, typer.Option(min=1.0, help="Makes every step this many times as long, to stand in for a slower device.")
     ] = 1.0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
+    fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
     drain_s: Annotated[
         float, typer.Option(min=0, help="How long after SIGTERM its requests may run on before they are handed back.")
     ] = 30.0,
@@ -122,6 +123,7 @@ def worker(
         staging_bytes=staging_mib << 20,
         slowdown=slowdown,
         threads=threads,
+        fake_kv_bytes=fake_kv_bytes,
         drain_s=drain_s,
         max_assists=max_assists,
         depth=depth,

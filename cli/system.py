@@ -16,7 +16,7 @@ from cli.children import Child, Children
 from shared.errors import ConfigError, HeadstartError
 from shared.redis_fabric import RedisFabric
 from shared.server import EmbeddedServer, free_port
-from shared.types import PoolId
+from shared.types import PoolId, WorkerRef
 
 READY_TIMEOUT_S = 300.0
 POLL_S = 0.05
@@ -30,6 +30,8 @@ class WorkerPlan:
 
     name: str
     options: tuple[str, ...] = ()
+    module: str = "cli"
+    """What `python -m` runs in its place, with the same command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,7 @@ class System:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where this machine reaches the gateways: an address that means all of its own is called by its loopback."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.plan.host, self.plan.host)
-        return tuple(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for port in self.ports)
+        return tuple(f"http://{self.plan.host}:{port}" for port in self.ports)
 
     async def __aenter__(self) -> Self:
         try:
@@ -92,48 +92,77 @@ class System:
         if self._server:
             self._progress("message server")
             await asyncio.to_thread(self._server.start)
-        for child in self._plan_children():
-            await self.children.add(child)
-        await self._until_ready()
+        await self._launch(self._plan_children())
+
+    async def add_worker(self, worker: WorkerPlan) -> Child:
+        """One more worker, or a new life of one that died; returns when it has joined."""
+        child = self._worker(worker)
+        await self._launch([child])
+        return child
 
     def _plan_children(self) -> list[Child]:
-        plan = self.plan
-        common = ["--pool", plan.pool, "--log-level", plan.log_level]
-        env = {"HEADSTART_REDIS_URL": self.redis_url, "TOKENIZERS_PARALLELISM": "false", **plan.env}
-        model = ["--model", str(plan.model)]
-        gateway = ["gateway", *model, *common, "--served-model-name", plan.served_model_name, "--host", plan.host]
+        plan, env = self.plan, self._env
+        gateway = ["gateway", *self._model, *self._common, "--served-model-name", plan.served_model_name, "--host", plan.host]
         gateway += ["--no-auth"] if plan.no_auth else []
         # Set even when empty: the keys are the plan's, not those of whoever started this.
         door = env | {"HEADSTART_API_KEYS": ",".join(plan.api_keys)}
         return [
-            *(Child(f"scheduler-{at + 1}", ["scheduler", *common, *plan.scheduler_options], env) for at in range(plan.schedulers)),
-            *(Child(worker.name, ["worker", *model, *common, "--name", worker.name, *worker.options], env) for worker in plan.workers),
+            *(Child(f"scheduler-{at + 1}", ["scheduler", *self._common, *plan.scheduler_options], env) for at in range(plan.schedulers)),
+            *map(self._worker, plan.workers),
             *(Child(f"gateway-{at + 1}", [*gateway, "--port", str(port)], door) for at, port in enumerate(self.ports)),
         ]
 
-    async def _until_ready(self) -> None:
-        """Every gateway answers and every worker has joined. Raises `ConfigError` with its last words if one dies."""
+    def _worker(self, worker: WorkerPlan) -> Child:
+        args = ["worker", *self._model, *self._common, "--name", worker.name, *worker.options]
+        return Child(worker.name, args, self._env, module=worker.module)
+
+    @property
+    def _model(self) -> list[str]:
+        return ["--model", str(self.plan.model)]
+
+    @property
+    def _common(self) -> list[str]:
+        return ["--pool", self.plan.pool, "--log-level", self.plan.log_level]
+
+    @property
+    def _env(self) -> dict[str, str]:
+        return {"HEADSTART_REDIS_URL": self.redis_url, "TOKENIZERS_PARALLELISM": "false", **self.plan.env}
+
+    async def _launch(self, children: list[Child]) -> None:
+        """Returns when the workers among them have joined and every gateway answers.
+
+        Raises `ConfigError` with the last words of one that dies, `HeadstartError` when it takes too long.
+        """
         fabric = await RedisFabric.connect(self.redis_url, PoolId(self.plan.pool))
-        waiting_for = {worker.name for worker in self.plan.workers}
         try:
-            deadline = time.monotonic() + READY_TIMEOUT_S
-            while True:
-                await self._complain_of_dead()
-                missing = waiting_for - {str(member.ref.worker) for member in await fabric.members()}
-                silent = [url for url in self.urls if not await _answers(url)]
-                if not missing and not silent:
-                    return
-                self._progress(f"waiting for {', '.join([*sorted(missing), *silent])}")
-                if time.monotonic() > deadline:
-                    raise HeadstartError(f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join([*missing, *silent])}; see the logs above")
-                await asyncio.sleep(POLL_S)
+            before = {member.ref for member in await fabric.members()}
+            for child in children:
+                await self.children.add(child)
+            await self._until_ready(fabric, children, before)
         finally:
             await fabric.disconnect()
 
-    async def _complain_of_dead(self) -> None:
-        dead = self.children.first_dead()
-        if dead is not None:
-            raise ConfigError(f"{dead.name}: {await dead.last_words()}")
+    async def _until_ready(self, fabric: RedisFabric, children: list[Child], before: set[WorkerRef]) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while True:
+            await _complain_of_dead(children)
+            joined = {str(member.ref.worker) for member in await fabric.members() if member.ref not in before}
+            missing = {child.name for child in children if child.args[0] == "worker"} - joined
+            silent = [url for url in self.urls if not await _answers(url)]
+            if not missing and not silent:
+                return
+            self._progress(f"waiting for {', '.join([*sorted(missing), *silent])}")
+            if time.monotonic() > deadline:
+                raise HeadstartError(
+                    f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join([*sorted(missing), *silent])}; see the logs above"
+                )
+            await asyncio.sleep(POLL_S)
+
+
+async def _complain_of_dead(children: list[Child]) -> None:
+    dead = next((child for child in children if not child.running), None)
+    if dead is not None:
+        raise ConfigError(f"{dead.name}: {await dead.last_words()}")
 
 
 async def _answers(url: str) -> bool:

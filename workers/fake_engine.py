@@ -4,6 +4,9 @@ The KV of a token is two real 64-bit words in its slot. The first chains: `a * (
 hash(token, position)`; the second mixes the first with the token. The next token hashes the words of *every* position, each
 weighted by its place, as read through the block table. So a wrong block, a wrong order, a foreign or a stale byte changes the
 answer, and `reference_tokens` says, without any cache, what the answer must be. All arithmetic is modulo 2**64.
+
+On the wire a token's words may be repeated an odd number of times, to make its KV as large as a real model's; what arrives is
+the exclusive or of all repeats, so that there, too, one foreign byte among them changes the answer.
 """
 
 from __future__ import annotations
@@ -57,11 +60,14 @@ class FakeModel:
     eos_token_ids: frozenset[int] = frozenset({0})
     max_model_tokens: int = 16384
     seed: int = 0
+    repeats: int = 1
+    """Of a token's words on the wire; odd."""
 
     @property
     def kv(self) -> KVSpec:
-        name = f"fake-engine/1 vocab={self.vocab_size} seed={self.seed}"
-        return KVSpec(1, 1, WORDS, "uint64", BYTES_PER_TOKEN, blake2b(name.encode(), digest_size=16).digest())
+        name = f"fake-engine/1 vocab={self.vocab_size} seed={self.seed} repeats={self.repeats}"
+        nbytes = BYTES_PER_TOKEN * self.repeats
+        return KVSpec(1, 1, WORDS * self.repeats, "uint64", nbytes, blake2b(name.encode(), digest_size=16).digest())
 
     @property
     def root(self) -> int:
@@ -229,13 +235,14 @@ class FakeEngine:
     # -- KV bytes
 
     def gather(self, blocks: tuple[BlockId, ...], span: TokenSpan, out: memoryview) -> None:
-        self._wire(out, span)[:] = self._cache[self._span_slots(blocks, span)]
+        self._wire(out, span)[:] = self._cache[self._span_slots(blocks, span)][:, None]
 
     def scatter(self, blocks: tuple[BlockId, ...], span: TokenSpan, data: memoryview) -> None:
-        self._cache[self._span_slots(blocks, span)] = self._wire(data, span)
+        self._cache[self._span_slots(blocks, span)] = np.bitwise_xor.reduce(self._wire(data, span), axis=1)
 
     def _wire(self, data: memoryview, span: TokenSpan) -> UInt64:
-        return np.frombuffer(data, dtype=np.uint64).reshape(len(span), WORDS)
+        """[tokens, repeats, WORDS]"""
+        return np.frombuffer(data, dtype=np.uint64).reshape(len(span), self.model.repeats, WORDS)
 
     def _span_slots(self, blocks: tuple[BlockId, ...], span: TokenSpan) -> npt.NDArray[np.intp]:
         table = np.array([blocks], dtype=np.int32)

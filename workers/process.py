@@ -8,11 +8,11 @@ import os
 import secrets
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.clock import SystemClock
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ModelRefused
 from shared.messages import WorkerInfo
 from shared.processes import on_stop_signals
 from shared.profile import Profile
@@ -65,6 +65,8 @@ class WorkerProcessSettings:
     drain_s: float = 30.0
     max_assists: int = 2
     depth: int = 1
+    fake_kv_bytes: int = BYTES_PER_TOKEN
+    """KV bytes of one token of the engine without a model, rounded to what it can make."""
 
     def __post_init__(self) -> None:
         """What can be told without loading the model is told before."""
@@ -80,6 +82,10 @@ class WorkerProcessSettings:
             self.token_budget >= self.max_sequences,
             f"--token-budget {self.token_budget} is too small for one decode of each of --max-sequences {self.max_sequences}: raise it",
         )
+
+    @property
+    def fake_kv_repeats(self) -> int:
+        return self.fake_kv_bytes // BYTES_PER_TOKEN | 1
 
 
 async def serve(settings: WorkerProcessSettings) -> None:
@@ -127,11 +133,10 @@ def _fake(settings: WorkerProcessSettings) -> Engine:
         vocab_size=config["vocab_size"],
         eos_token_ids=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),
         max_model_tokens=config["max_position_embeddings"],
+        repeats=settings.fake_kv_repeats,
     )
-    total_blocks = settings.kv_bytes // (BYTES_PER_TOKEN * settings.block_tokens)
-    return FakeEngine(
-        model, block_tokens=settings.block_tokens, total_blocks=min(total_blocks, 65536), profile=FAKE_PROFILE, sleep=time.sleep
-    )
+    total_blocks = min(settings.kv_bytes // (model.kv.bytes_per_token * settings.block_tokens), 65536)
+    return FakeEngine(model, block_tokens=settings.block_tokens, total_blocks=total_blocks, profile=FAKE_PROFILE, sleep=time.sleep)
 
 
 def _real(settings: WorkerProcessSettings) -> Engine:
@@ -142,15 +147,19 @@ def _real(settings: WorkerProcessSettings) -> Engine:
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return TorchEngine(
-        settings.model, device=settings.device, dtype=settings.dtype, block_tokens=settings.block_tokens, kv_bytes=settings.kv_bytes
-    )
+    try:
+        return TorchEngine(
+            settings.model, device=settings.device, dtype=settings.dtype, block_tokens=settings.block_tokens, kv_bytes=settings.kv_bytes
+        )
+    except ModelRefused as refusal:
+        remedy = "it would be answered wrongly here: choose another model, of the Llama, Qwen, Mistral or Gemma families for instance"
+        raise ModelRefused(f"--model {settings.model}: {refusal}; {remedy}") from None
 
 
 def measure(engine: Engine, settings: WorkerProcessSettings) -> Profile:
     """The device's profile: measured, or what the engine without a model pretends."""
     if settings.engine == "fake":
-        return FAKE_PROFILE.scaled(settings.slowdown)
+        return replace(FAKE_PROFILE.scaled(settings.slowdown), kv_bytes_per_token=engine.kv.bytes_per_token)
     from workers.profiler import profile_engine
 
     return profile_engine(engine, token_budget=settings.token_budget)

@@ -55,14 +55,14 @@ def test_the_answer_is_the_definitions() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(position=st.integers(0, 98), byte=st.integers(0, 15), flip=st.integers(1, 255))
-def test_one_changed_byte_anywhere_changes_the_answer(position: int, byte: int, flip: int) -> None:
-    engine = FakeEngine(FakeModel(vocab_size=2**40), total_blocks=16)
+@given(repeats=st.sampled_from((1, 3)), position=st.integers(0, 98), byte=st.integers(0, 15), flip=st.integers(1, 255))
+def test_one_changed_byte_anywhere_changes_the_answer(repeats: int, position: int, byte: int, flip: int) -> None:
+    engine = FakeEngine(FakeModel(vocab_size=2**40, repeats=repeats), total_blocks=16)
     sequence = prefilled(engine, 100)
     answer = reference_tokens(sequence.spec.prompt, GREEDY, engine.model)[0]
-    span, data = TokenSpan(0, 99), bytearray(99 * 16)
+    span, data = TokenSpan(0, 99), bytearray(99 * engine.kv.bytes_per_token)
     engine.gather(tuple(sequence.blocks), span, memoryview(data))
-    data[position * 16 + byte] ^= flip
+    data[position * engine.kv.bytes_per_token + 16 * (repeats - 1) + byte] ^= flip
     engine.scatter(tuple(sequence.blocks), span, memoryview(data))
     assert next_token(engine, sequence) != answer
 
