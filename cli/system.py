@@ -73,7 +73,9 @@ class System:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        return tuple(f"http://{self.plan.host}:{port}" for port in self.ports)
+        """Where this machine reaches the gateways: an address that means all of its own is called by its loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.plan.host, self.plan.host)
+        return tuple(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for port in self.ports)
 
     async def __aenter__(self) -> Self:
         try:
