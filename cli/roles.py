@@ -95,12 +95,12 @@ def worker(
         float, typer.Option(min=1.0, help="Makes every step this many times as long, to stand in for a slower device.")
     ] = 1.0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
+    fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
     drain_s: Annotated[
         float, typer.Option(min=0, help="How long after SIGTERM its requests may run on before they are handed back.")
     ] = 30.0,
     max_assists: Annotated[int, typer.Option(min=1, help="Head starts advanced at the same time.")] = 2,
     depth: Annotated[int, typer.Option(min=1, max=2, help="Engine steps under way at once; 2 plans one while the other runs.")] = 1,
-    fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
     log_level: LogLevel = "info",
 ) -> None:
     """One device: prefill, decode, head starts."""
@@ -123,9 +123,9 @@ def worker(
         staging_bytes=staging_mib << 20,
         slowdown=slowdown,
         threads=threads,
+        fake_kv_bytes=fake_kv_bytes,
         drain_s=drain_s,
         max_assists=max_assists,
         depth=depth,
-        fake_kv_bytes=fake_kv_bytes,
     )
     asyncio.run(serve(settings))

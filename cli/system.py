@@ -103,14 +103,13 @@ class System:
         return child
 
     def _plan_children(self) -> list[Child]:
-        plan = self.plan
+        plan, env = self.plan, self._env
         gateway = ["gateway", *self._model, *self._common, "--served-model-name", plan.served_model_name, "--host", plan.host]
         gateway += ["--no-auth"] if plan.no_auth else []
         # Set even when empty: the keys are the plan's, not those of whoever started this.
-        door = self._env | {"HEADSTART_API_KEYS": ",".join(plan.api_keys)}
-        scheduler = ["scheduler", *self._common, *plan.scheduler_options]
+        door = env | {"HEADSTART_API_KEYS": ",".join(plan.api_keys)}
         return [
-            *(Child(f"scheduler-{at + 1}", scheduler, self._env) for at in range(plan.schedulers)),
+            *(Child(f"scheduler-{at + 1}", ["scheduler", *self._common, *plan.scheduler_options], env) for at in range(plan.schedulers)),
             *map(self._worker, plan.workers),
             *(Child(f"gateway-{at + 1}", [*gateway, "--port", str(port)], door) for at, port in enumerate(self.ports)),
         ]
@@ -156,8 +155,9 @@ class System:
                 return
             self._progress(f"waiting for {', '.join([*sorted(missing), *silent])}")
             if time.monotonic() > deadline:
-                waited_for = ", ".join([*sorted(missing), *silent])
-                raise HeadstartError(f"not ready after {READY_TIMEOUT_S:.0f} s: {waited_for}; see the logs above")
+                raise HeadstartError(
+                    f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join([*sorted(missing), *silent])}; see the logs above"
+                )
             await asyncio.sleep(POLL_S)
 
 

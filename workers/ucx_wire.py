@@ -62,7 +62,7 @@ def pack_frame(header: TransferHeader, payload_bytes: int) -> bytes:
         header.digests,
         header.error,
     )
-    frame = _MAGIC + msgpack.packb(fields)
+    frame: bytes = _MAGIC + msgpack.packb(fields)
     if len(frame) > FRAME_BYTES:
         raise TransportError(f"the header frame of {header.transfer} has {len(frame)} bytes, more than {FRAME_BYTES}")
     return frame

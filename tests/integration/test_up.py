@@ -1,82 +1,149 @@
-"""`headstart up`, where it cannot: what the child that died had to say reaches the user, and nothing is left behind."""
+"""`headstart up` as a process: it serves, it leaves nothing behind however it ends, and what a person can mend it says in one line."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
-import shutil
 import signal
+import socket
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
 
-from cli.system import System, SystemPlan, WorkerPlan
-from shared.errors import ConfigError
-from tests.support.tokenizer_dirs import byte_backend, save
+from shared.server import free_port
+from tests.support.waiting import eventually_now
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("up")]
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "examples" / "demo_model" / "weights"
-FAKE = WorkerPlan("fake-1", ("--engine", "fake"))
+WEIGHTS = ROOT / "examples" / "demo_model" / "weights"
+READY_S = 300.0
+GONE_S = 90.0
 
 
-async def ended(*arguments: str) -> tuple[int | None, str]:
-    """Exit status and stderr of a `headstart` command."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli", *arguments),
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A directory for temporary files that nobody else uses; its path is short enough for a socket's address."""
+    with tempfile.TemporaryDirectory(prefix="up-") as folder:
+        yield Path(folder)
+
+
+def command(*options: object) -> list[str]:
+    return [sys.executable, "-m", "cli", *map(str, options)]
+
+
+def environment(temporary: Path) -> dict[str, str]:
+    """One thread per model, and nothing of ours decides where the server is."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADSTART_")}
+    return {**inherited, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+
+
+@dataclass
+class Up:
+    """A running `headstart up`, and all the processes it started, by their command lines."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+    family: dict[psutil.Process, str] = field(default_factory=dict)
+
+    @property
+    def says_it_is_up(self) -> bool:
+        return f"127.0.0.1:{self.port}/v1" in self.log.read_text()
+
+    def ask(self) -> None:
+        """One chat completion by the model."""
+        body = {"model": "weights", "messages": [{"role": "user", "content": "Call me Ishmael."}], "max_tokens": 4}
+        answer = httpx2.post(f"http://127.0.0.1:{self.port}/v1/chat/completions", json=body, timeout=READY_S)
+        assert 1 <= answer.raise_for_status().json()["usage"]["completion_tokens"] <= 4
+
+    def meet_family(self) -> None:
+        self.family = {member: " ".join(member.cmdline()) for member in psutil.Process(self.process.pid).children(recursive=True)}
+        for role in ("valkey-server", "cli scheduler", "cli worker", "cli gateway"):
+            assert any(role in line for line in self.family.values()), role
+
+    def nobody_is_left(self) -> None:
+        _, alive = psutil.wait_procs(list(self.family), GONE_S)
+        assert not alive, [self.family[member] for member in alive]
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", self.port)) != 0
+
+
+@contextmanager
+def up(temporary: Path) -> Iterator[Up]:
+    port, log = free_port(), temporary / "log"
+    options = ("up", "--model", WEIGHTS, "--low", 1, "--high", 1, "--port", port)
+    with open(log, "wb") as stderr:
+        process = subprocess.Popen(
+            command(*options), cwd=ROOT, env=environment(temporary), stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+        )
+    found = Up(process, port, log)
     try:
-        _, said = await process.communicate()
+        eventually_now(lambda: found.says_it_is_up or process.poll() is not None, READY_S)
+        assert process.poll() is None, log.read_text()
+        found.meet_family()
+        yield found
     finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
-    return process.returncode, said.decode()
+        # Only a failed test leaves anybody.
+        process.kill()
+        process.wait()
+        for member in found.family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
 
 
-def descendants() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True)}
+class TestItServes:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+    def test_until_it_is_asked_to_leave(self, temporary: Path, number: signal.Signals) -> None:
+        with up(temporary) as found:
+            found.ask()
+            found.process.send_signal(number)
+            assert found.process.wait(GONE_S) == 0, found.log.read_text()
+            found.nobody_is_left()
+            assert not list(temporary.glob("headstart-*"))
+
+    def test_until_it_is_killed_and_its_children_go_with_it(self, temporary: Path) -> None:
+        with up(temporary) as found:
+            found.process.kill()
+            found.process.wait()
+            found.nobody_is_left()
 
 
-@pytest.mark.xdist_group("transformers")
-async def test_a_refused_model_is_told_in_one_line_by_the_command(tmp_path: Path) -> None:
-    from tests.support.tiny_models import save_tiny
+class TestItRefuses:
+    """One line on stderr that names what is wrong and the remedy, exit status 2, nothing left."""
 
-    folder = save_tiny("falcon", tmp_path)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(DEMO / name, folder / name)
-    status, said = await ended("up", "--model", str(folder), "--low", "0", "--high", "1", "--port", "0")
-    assert status == 2, said
-    (last,) = said.splitlines()
-    assert last.startswith("headstart: high-1: "), said
-    assert "falcon" in last.lower()
-    assert "Traceback" not in said
-
-
-async def test_the_complaint_of_a_worker_is_the_error_of_the_system(tmp_path: Path) -> None:
-    before = descendants()
-    shutil.copy(DEMO / "config.json", tmp_path / "config.json")
-    with pytest.raises(ConfigError, match=r"fake-1: --model .* no tokenizer.json there; save the model with its fast tokenizer"):
-        await System(SystemPlan(tmp_path, "demo", (FAKE,), ports=(), schedulers=1, echo=False)).__aenter__()
-    assert descendants() == before, "whoever had started is gone"
+    @pytest.mark.parametrize(
+        ("options", "names", "remedy"),
+        [
+            (("up", "--model", "/no/such/model"), "--model /no/such/model", "give the directory of a transformers model"),
+            (("up", "--model", WEIGHTS, "--high", 0), "--high", "greater than or equal to 1"),
+            (("up", "--model", WEIGHTS, "--slow", 1), "--slow", "see `headstart up --help`"),
+            (("worker", "--redis-url", "redis://127.0.0.1:1", "--model", "/no/such/model"), "--model /no/such/model", "give the directory"),
+            (("worker", "--redis-url", "redis://127.0.0.1:1", "--model", WEIGHTS, "--engine", "steam"), "--engine", "torch, fake"),
+            (("worker", "--model", WEIGHTS), "--redis-url", "see `headstart worker --help`"),
+        ],
+        ids=["up-model", "up-number", "up-unknown", "worker-model", "worker-engine", "worker-missing"],
+    )
+    def test_an_option(self, temporary: Path, options: tuple[object, ...], names: str, remedy: str) -> None:
+        line = refusal(temporary, *options)
+        assert names in line
+        assert remedy in line
 
 
-async def test_the_complaint_of_a_gateway_and_its_keys(tmp_path: Path) -> None:
-    """Without a model's length the gateway cannot start; with all it needs, it asks for the key it was given."""
-    folder = save(tmp_path, byte_backend(), {})
-    (folder / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"gateway-1: .* names no max_position_embeddings: give --max-model-tokens"):
-        await System(SystemPlan(folder, "tiny", (), schedulers=0, echo=False)).__aenter__()
-
-    async with System(SystemPlan(DEMO, "demo", (), schedulers=0, api_keys=("one", "two"), echo=False)) as system:
-        async with httpx2.AsyncClient(base_url=system.urls[0]) as client:
-            answers = [await client.get("/v1/models", headers={"Authorization": f"Bearer {key}"}) for key in ("one", "two", "three")]
-    assert [answer.status_code for answer in answers] == [200, 200, 401]
+def refusal(temporary: Path, *options: object) -> str:
+    """The one line that the command says before it ends with 2."""
+    done = subprocess.run(command(*options), cwd=ROOT, env=environment(temporary), capture_output=True, text=True, timeout=READY_S)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("headstart: ")
+    assert not list(temporary.glob("headstart-*"))
+    return lines[0]
