@@ -13,7 +13,7 @@ from scheduler.core import SchedulerCore
 from scheduler.loop import LoopSettings, SchedulerLoop
 from scheduler.settings import SchedulerSettings
 from shared.clock import SystemClock
-from shared.processes import cancel_all, on_stop_signals
+from shared.processes import LOOP_ASK_AGAIN_S, cancel_all, on_stop_signals
 from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
 
@@ -58,7 +58,7 @@ async def serve(settings: SchedulerProcessSettings) -> None:
         await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
         # The loop gives its lease back on the way out.
-        await cancel_all([running, stopped])
+        await cancel_all([running, stopped], LOOP_ASK_AGAIN_S)
         await fabric.disconnect()
     if not running.cancelled():
         running.result()

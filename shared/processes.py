@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 
 PARENT_VARIABLE = "HEADSTART_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
-_ASK_AGAIN_S = 0.2
+ASK_AGAIN_S = 1.0
+LOOP_ASK_AGAIN_S = 5.0
+"""For a task that itself ends others."""
 
 
 def die_with_parent() -> None:
@@ -41,10 +43,13 @@ def on_stop_signals(stop: Callable[[], None]) -> None:
         loop.add_signal_handler(number, handle)
 
 
-async def cancel_all(tasks: Iterable[asyncio.Task[object]]) -> None:
-    """Ends the tasks, asking again where a library swallowed the first cancellation (a redis-py call under way does)."""
+async def cancel_all(tasks: Iterable[asyncio.Task[object]], ask_again_s: float = ASK_AGAIN_S) -> None:
+    """Ends the tasks, asking again where a library swallowed the first cancellation (a redis-py call under way does).
+
+    `ask_again_s` must be longer than a task takes to clean up: asked again while it does, it would leave things half closed.
+    """
     pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_ASK_AGAIN_S)
+        _, pending = await asyncio.wait(pending, timeout=ask_again_s)

@@ -27,7 +27,7 @@ from workers.detokenizer import SafeText
 from workers.fake_engine import BYTES_PER_TOKEN, FakeModel, reference_tokens
 from workers.hf_detokenizer import HfDetokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("journey")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("journey")]
 
 WEIGHTS = Path(__file__).parents[2] / "examples" / "demo_model" / "weights"
 MODEL = FakeModel(vocab_size=2048, eos_token_ids=frozenset({1}), max_model_tokens=2048)
@@ -48,9 +48,9 @@ class Pool:
     server: TestServer
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["embedded", "redis", "cluster"])
+@pytest_asyncio.fixture(params=["embedded", "redis", "cluster"])
 async def pool(request: pytest.FixtureRequest) -> AsyncIterator[Pool]:
-    """One worker of each end, every prompt cut behind two granules; afterwards nothing is left that must not be."""
+    """One worker of each end, every prompt cut behind two granules."""
     fixture = {"redis": "redis_system_server", "cluster": "cluster_server"}.get(request.param)
     server = request.getfixturevalue(fixture) if fixture else None
     if server:
@@ -104,7 +104,16 @@ def response(count: int) -> Json:
 # -- the journey
 
 
-async def test_in_head_start_take_pull_steps_out(pool: Pool) -> None:
+async def test_the_journey(pool: Pool) -> None:
+    """One system, as it takes a while to start; each part is a story of its own."""
+    await in_head_start_take_pull_steps_out(pool)
+    await a_stream_goes_on_at_another_gateway(pool)
+    await a_response_in_the_background_is_polled(pool)
+    await a_cancelled_request_ends_and_leaves_nothing(pool)
+    assert not misplaced_keys(pool.server.client)
+
+
+async def in_head_start_take_pull_steps_out(pool: Pool) -> None:
     # In, accepted, waited, given a head start, taken, pulled, verified, stepped, written, out.
     chunks = [data async for data in stream(pool.one, chat(24, temperature=0, stream=True))]
     assert "".join(map(text_of, chunks)) == right_text(24, temperature=0.0)
@@ -136,7 +145,7 @@ async def test_in_head_start_take_pull_steps_out(pool: Pool) -> None:
     await eventually(lambda: every_block_is_free(pool), ENOUGH_S)
 
 
-async def test_a_stream_goes_on_at_another_gateway(pool: Pool) -> None:
+async def a_stream_goes_on_at_another_gateway(pool: Pool) -> None:
     seen: list[Json] = []
     async for data in stream(pool.one, chat(40, temperature=0.8, seed=11, stream=True)):
         seen.append(data)
@@ -149,7 +158,7 @@ async def test_a_stream_goes_on_at_another_gateway(pool: Pool) -> None:
     assert "".join(map(text_of, everything)) == right_text(40, temperature=0.8, seed=11)
 
 
-async def test_a_response_in_the_background_is_polled(pool: Pool) -> None:
+async def a_response_in_the_background_is_polled(pool: Pool) -> None:
     created = (await pool.one.post("/v1/responses", json=response(32))).raise_for_status().json()
     assert created["status"] in ("queued", "in_progress")
 
@@ -164,7 +173,7 @@ async def test_a_response_in_the_background_is_polled(pool: Pool) -> None:
     assert answer["usage"]["input_tokens"] == len(prompt_tokens())
 
 
-async def test_a_cancelled_request_ends_and_leaves_nothing(pool: Pool) -> None:
+async def a_cancelled_request_ends_and_leaves_nothing(pool: Pool) -> None:
     created = (await pool.one.post("/v1/responses", json=response(1500))).raise_for_status().json()
     path = f"/v1/responses/{created['id']}"
     (await pool.other.post(f"{path}/cancel")).raise_for_status()
@@ -175,7 +184,6 @@ async def test_a_cancelled_request_ends_and_leaves_nothing(pool: Pool) -> None:
     await eventually(cancelled, ENOUGH_S)
     await eventually(lambda: nothing_waits(pool), ENOUGH_S)
     await eventually(lambda: every_block_is_free(pool), ENOUGH_S)
-    assert not misplaced_keys(pool.server.client)
 
 
 # -- the pieces

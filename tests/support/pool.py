@@ -21,7 +21,7 @@ from scheduler.settings import SchedulerSettings
 from shared.clock import SystemClock
 from shared.fabric import LogHead, SubmitStatus
 from shared.messages import LogEnd, LogTokens, StoryLine, Submission
-from shared.processes import cancel_all
+from shared.processes import LOOP_ASK_AGAIN_S, cancel_all
 from shared.redis_fabric import RedisFabric
 from shared.types import Phase, PoolId, RequestId, RequestSpec, SamplingParams, WorkerRef
 from tests.support.waiting import eventually
@@ -97,7 +97,7 @@ class Pool:
         try:
             yield loop
         finally:
-            await cancel_all([running])
+            await cancel_all([running], LOOP_ASK_AGAIN_S)
             core.check()
 
     # -- the processes
