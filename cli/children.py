@@ -58,7 +58,7 @@ class Child:
         async for raw in process.stderr:
             line = raw.decode(errors="replace").rstrip()
             self.tail = [*self.tail[1 - TAIL_LINES :], line]
-            if echo and not (self.starting and line.startswith("headstart: ")):
+            if echo and not (self.starting and line.startswith(COMPLAINT)):
                 print(f"{self.name}: {line}", file=sys.stderr, flush=True)
 
     async def last_words(self) -> str:

@@ -30,5 +30,5 @@ async def serve(settings: GatewaySettings) -> None:
 
 def run(settings: GatewaySettings) -> None:
     """`serve` on the fastest event loop that is installed."""
-    with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()) as runner:
         runner.run(serve(settings))

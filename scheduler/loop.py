@@ -160,7 +160,11 @@ class SchedulerLoop:
         now = self._clock.monotonic()
         for event in events:
             for command in self.core.handle(event, now):
-                self._commands.put_nowait(command)
+                if isinstance(command, TellStory):
+                    # Dated by the decision: behind the writes it would come after what a worker made of it.
+                    self._stories.add(command.request_id, command.what, command.data)
+                else:
+                    self._commands.put_nowait(command)
 
     async def _read_events(self, after: str) -> None:
         while True:
@@ -275,8 +279,6 @@ class SchedulerLoop:
             case Forget(ref):
                 self._members.discard(ref)
                 await fabric.leave(ref)
-            case TellStory(request_id, what, data):
-                self._stories.add(request_id, what, data)
 
     async def _resign(self) -> None:
         try:

@@ -47,18 +47,22 @@ def descendants() -> set[int]:
 
 
 @pytest.mark.xdist_group("transformers")
-async def test_a_refused_model_is_told_in_one_line_by_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "who"),
+    [(("up", "--low", "0", "--high", "1", "--port", "0"), "high-1: "), (("worker", "--redis-url", "redis://127.0.0.1:1"), "")],
+    ids=["up", "worker"],
+)
+async def test_a_refused_model_is_told_in_one_line_by_the_command(tmp_path: Path, command: tuple[str, ...], who: str) -> None:
     from tests.support.tiny_models import save_tiny
 
     folder = save_tiny("falcon", tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(DEMO / name, folder / name)
-    status, said = await ended("up", "--model", str(folder), "--low", "0", "--high", "1", "--port", "0")
+    status, said = await ended(*command, "--model", str(folder))
     assert status == 2, said
-    last = said.splitlines()[-1]
-    assert last.startswith("headstart: high-1: "), said
-    assert "falcon" in last.lower()
-    assert "Traceback" not in said
+    (line,) = said.splitlines()
+    assert line.startswith(f"headstart: {who}--model {folder}: model type 'falcon' is refused"), said
+    assert "choose another model" in line
 
 
 async def test_the_complaint_of_a_worker_is_the_error_of_the_system(tmp_path: Path) -> None:

@@ -19,14 +19,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_grou
 REQUESTS = 30
 NEW_TOKENS = 144
 """More than twice what a worker expects of an answer before it has seen any: it takes on more than it can finish."""
+AT_ONCE = 8
 TOLERANCE = 1e-4
 LENGTHS = tuple(GRANULE_TOKENS + 1 + at * 7 % 40 for at in range(REQUESTS))
 """65 to 104 tokens, every one with exactly one granule to be given. With their answers 7000 tokens, where the owner holds 1024."""
 
 
 def plan_of(folder: Path) -> SystemPlan:
-    low = WorkerPlan("low", ("--slowdown", "4", "--block-tokens", "32", "--token-budget", "96", "--kv-mib", "1", "--threads", "1"))
-    high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "128", "--kv-mib", "1", "--threads", "1"))
+    """The low-end gives many head starts at once: the owner never waits for work."""
+    low = WorkerPlan("low", ("--slowdown", "2", "--block-tokens", "32", "--max-assists", str(AT_ONCE), "--kv-mib", "8", "--threads", "1"))
+    high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "512", "--kv-mib", "1", "--threads", "1"))
     return SystemPlan(folder, "tiny", (low, high), ports=(), schedulers=0)
 
 
@@ -35,7 +37,9 @@ async def test_preempted_requests_answer_as_if_they_were_alone(tmp_path: Path) -
     save_word_tokenizer(folder, VOCABULARY)
     prompts = [prompt_of(length, salt=at) for at, length in enumerate(LENGTHS)]
     # A scheduler that expects short answers: only so do more requests run than there are blocks for.
-    settings = SchedulerSettings(policy="fixed_cut", cut_tokens=GRANULE_TOKENS, default_output_tokens=1, output_quantile=0.01)
+    settings = SchedulerSettings(
+        policy="fixed_cut", cut_tokens=GRANULE_TOKENS, max_assists=AT_ONCE, default_output_tokens=1, output_quantile=0.01
+    )
     async with Pool.running(System(plan_of(folder))) as pool, pool.scheduled(settings):
         requests = [await pool.submit(prompt, SamplingParams(NEW_TOKENS, temperature=0.0, ignore_eos=True)) for prompt in prompts]
         answers = await asyncio.gather(*(pool.answer(request_id, 300.0) for request_id in requests))
