@@ -1,4 +1,4 @@
-"""Train the demo model: a tokenizer, then a Llama of about 3.5 million parameters, on text files, for a given time.
+"""Train the demo model: a tokenizer, then a Llama of about 3.3 million parameters, on text files, for a given time.
 
 python -m examples.demo_model.train --text FILE... --minutes N --out DIR --seed S
 
@@ -11,7 +11,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from examples.demo_model.muon import Muon
 from examples.demo_model.samples import batches, chat_stream, plain_stream, split_chapters
 from examples.demo_model.tokenizer import BOS, EOS, PAD, train_tokenizer, wrap_tokenizer
 
@@ -29,19 +30,22 @@ MAX_LENGTH_TOKENS = 2048
 STEP_TOKENS = 2048
 # Length of a row from the given share of the time on. Short rows train faster; the last ones teach long prompts.
 LENGTHS_TOKENS = ((0.0, 128), (0.4, 256), (0.65, 512), (0.85, 1024), (0.94, 2048))
-PEAK_LEARNING_RATE = 3e-3
-WARMUP_STEPS = 50
+# Of Muon for the matrices, and of AdamW for the embedding and the gains; both follow one schedule.
+PEAK_LEARNING_RATES = (0.02, 3e-3)
+WARMUP_STEPS = 30
 REPORT_S = 20.0
 CHECKPOINT_S = 180.0
 
 
 @dataclass
 class Progress:
-    """How far the training is; only training itself counts, not encoding, evaluation or time between runs."""
+    """How far the training is.
+
+    `spent_s` is processor time per thread, in training alone: a busy machine makes a training longer, but not worse.
+    """
 
     step: int = 0
-    elapsed_s: float = 0.0
-    trained_tokens: int = 0
+    spent_s: float = 0.0
 
 
 def build_model(tokenizer: Tokenizer) -> Any:
@@ -68,9 +72,14 @@ def length_at(share: float) -> int:
     return [length for start, length in LENGTHS_TOKENS if share >= start][-1]
 
 
-def learning_rate_at(step: int, share: float) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth of the peak."""
-    return PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+def schedule_at(step: int, share: float) -> float:
+    """Factor of the peak learning rates: linear warm-up, then a cosine down to a fiftieth."""
+    return min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+def processor_s() -> float:
+    """Processor time spent by this process, in seconds per thread that torch computes with."""
+    return time.process_time() / torch.get_num_threads()
 
 
 def loss_of(model: Any, window: torch.Tensor) -> torch.Tensor:
@@ -97,39 +106,61 @@ def export(model: Any, tokenizer: Tokenizer, out: Path) -> None:
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     half.save_pretrained(out)
+    for file in out.glob("*.safetensors"):
+        file.chmod(0o644)  # it is written for its owner alone, and a server may be somebody else
     # The template goes into tokenizer_config.json: a server that reads no separate template file then finds it too.
     wrap_tokenizer(tokenizer, MAX_LENGTH_TOKENS).save_pretrained(out, save_jinja_files=False)
 
 
-def optimizer_for(model: Any) -> torch.optim.Optimizer:
-    """AdamW that decays matrices only: decaying a norm's gain would pull it to zero."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    gains = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), fused=True)
+def optimizers_for(model: Any) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices between embedding and logits, AdamW for the rest, in the order of PEAK_LEARNING_RATES."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
+    return (
+        Muon(matrices, lr=PEAK_LEARNING_RATES[0]),
+        torch.optim.AdamW(rest, lr=PEAK_LEARNING_RATES[1], betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    )
 
 
-def save_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(path: Path, model: Any, optimizers: Sequence[torch.optim.Optimizer], progress: Progress) -> None:
     """Write what a later run goes on from; a stop halfway leaves the previous one whole."""
     partial = path.with_suffix(".partial")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}, partial)
+    state = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers], "progress": vars(progress)}
+    torch.save(state, partial)
     os.replace(partial, path)
 
 
+def load_checkpoint(path: Path, model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> Progress:
+    """Take up a training where the checkpoint left it."""
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return Progress(**state["progress"])
+
+
+def take_step(model: Any, optimizers: Sequence[torch.optim.Optimizer], window: torch.Tensor, factor: float) -> float:
+    """Train on one batch; return its loss in nats per token."""
+    loss = loss_of(model, window)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer, peak in zip(optimizers, PEAK_LEARNING_RATES, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * factor
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
+
+
 def train(texts: list[str], minutes: float, out: Path, seed: int) -> None:
-    """Train until `minutes` of training are spent, earlier runs with the same `out` included."""
+    """Train until `minutes` of processor time are spent, earlier runs with the same `out` included."""
     torch.manual_seed(seed)
     training, held_out = split_chapters(texts)
     tokenizer = train_tokenizer(training, VOCAB_SIZE)
     model = build_model(tokenizer)
-    optimizer = optimizer_for(model)
-    progress = Progress()
+    optimizers = optimizers_for(model)
     checkpoint = out.with_name(out.name + ".checkpoint")
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        progress = Progress(**state["progress"])
+    progress = load_checkpoint(checkpoint, model, optimizers) if checkpoint.exists() else Progress()
     rng = random.Random(f"{seed} {progress.step}")
     plain, judged = plain_stream(training, tokenizer), plain_stream(held_out, tokenizer)
     chat = chat_stream(training, tokenizer, len(plain), rng)
@@ -137,40 +168,32 @@ def train(texts: list[str], minutes: float, out: Path, seed: int) -> None:
     print(f"{parameters:,} parameters, {len(plain):,} tokens of text, {len(judged):,} held out, step {progress.step}", flush=True)
 
     feed: Iterator[torch.Tensor] | None = None
-    length, smooth, since_report_s, since_save_s, reported_tokens = 0, float("nan"), 0.0, 0.0, progress.trained_tokens
-    while (share := progress.elapsed_s / (60 * minutes)) < 1:
+    length, smooth_loss = 0, math.nan
+    reported, saved_s = (progress.step, progress.spent_s), progress.spent_s
+    while (share := progress.spent_s / (60 * minutes)) < 1:
         if feed is None or length != length_at(share):
             length = length_at(share)
             feed = batches(plain, chat, STEP_TOKENS // length, length, model.config.bos_token_id, rng)
-        started = time.monotonic()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(progress.step, share)
-        loss = loss_of(model, next(feed))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        spent_s = time.monotonic() - started
-        smooth = loss.item() if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss.item()
-        progress = Progress(progress.step + 1, progress.elapsed_s + spent_s, progress.trained_tokens + STEP_TOKENS)
-        since_report_s += spent_s
-        since_save_s += spent_s
-        if since_report_s >= REPORT_S:
-            rate = (progress.trained_tokens - reported_tokens) / since_report_s
-            left = minutes - progress.elapsed_s / 60
-            print(f"step {progress.step}  loss {smooth:.3f}  {rate:.0f} tokens/s  rows of {length}  {left:.1f} min left", flush=True)
-            since_report_s, reported_tokens = 0.0, progress.trained_tokens
-        if since_save_s >= CHECKPOINT_S or progress.elapsed_s >= 60 * minutes:
+        started_s = processor_s()
+        loss = take_step(model, optimizers, next(feed), schedule_at(progress.step, share))
+        progress = Progress(progress.step + 1, progress.spent_s + processor_s() - started_s)
+        smooth_loss = loss if math.isnan(smooth_loss) else 0.95 * smooth_loss + 0.05 * loss
+        if progress.spent_s - reported[1] >= REPORT_S:
+            rate = STEP_TOKENS * (progress.step - reported[0]) / (progress.spent_s - reported[1])
+            left = minutes - progress.spent_s / 60
+            print(f"step {progress.step}  loss {smooth_loss:.3f}  {rate:.0f} tokens/s  rows of {length}  {left:.1f} min left", flush=True)
+            reported = (progress.step, progress.spent_s)
+        if progress.spent_s - saved_s >= CHECKPOINT_S or progress.spent_s >= 60 * minutes:
             export(model, tokenizer, out)
-            save_checkpoint(checkpoint, model, optimizer, progress)
+            save_checkpoint(checkpoint, model, optimizers, progress)
             print(f"step {progress.step}  saved  held-out loss {held_out_loss(model, judged):.3f}", flush=True)
-            since_save_s = 0.0
+            saved_s = progress.spent_s
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 files, chapters separated by form feeds")
-    parser.add_argument("--minutes", type=float, required=True, help="training time in all, earlier runs into the same folder included")
+    parser.add_argument("--minutes", type=float, required=True, help="processor minutes in all, earlier runs with the same --out included")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
