@@ -91,14 +91,8 @@ class RedisFabric(RedisPlacement):
         readable = (member for info in infos for member in self._readable(self.keys.members, info, (WorkerInfo,)))
         return tuple(sorted(readable, key=lambda info: info.ref))
 
-    async def close_connection(self) -> None:
-        await self.connection.close()
 
-
-async def connect(url: str, pool: PoolId = DEFAULT_POOL, settings: FabricSettings | None = None) -> RedisFabric:
-    """Raises `FabricUnavailable` if the server cannot be reached, `ConfigError` if it would not do."""
-    settings = settings or FabricSettings()
-    return RedisFabric(await open_connection(url, settings), Keys(pool), settings)
+connect = RedisFabric.connect
 
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -76,7 +76,6 @@ class StepResult:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     seconds: float
-    digests: tuple[int, ...] = field(default=())
 
 
 class Engine(Protocol):

@@ -42,7 +42,7 @@ async def fabric(backend: str, settings: FabricSettings) -> AsyncIterator[Fabric
         return
     on_server = await connect(backend, PoolId("p"), settings)
     yield on_server
-    await on_server.close_connection()
+    await on_server.disconnect()
 
 
 @pytest.fixture(params=SERVERS)
@@ -54,7 +54,7 @@ def server_url(request: pytest.FixtureRequest) -> str:
 async def redis_fabric(server_url: str, settings: FabricSettings) -> AsyncIterator[RedisFabric]:
     on_server = await connect(server_url, PoolId("p"), settings)
     yield on_server
-    await on_server.close_connection()
+    await on_server.disconnect()
 
 
 def _model(settings: FabricSettings) -> Fabric:

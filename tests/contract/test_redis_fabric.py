@@ -224,7 +224,7 @@ async def test_a_full_server_takes_nothing_on_but_finishes_what_it_has(valkey_ur
         assert await fabric.place(epoch, W1, assign(epoch)) is WriteStatus.ENDED
     finally:
         await fabric.connection.command("CONFIG", "SET", "maxmemory", before)
-        await fabric.close_connection()
+        await fabric.disconnect()
 
 
 # --- the server --------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ async def test_a_cluster_spreads_the_logs(cluster_url: str) -> None:
     assert fabric.connection.is_cluster
     slots = {key_slot(fabric.keys.log(request_id).head.encode()) for request_id in MANY}
     assert len({slot * 3 // 16384 for slot in slots}) == 3
-    await fabric.close_connection()
+    await fabric.disconnect()
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ async def mortal() -> AsyncIterator[tuple[EmbeddedServer, RedisFabric]]:
     with EmbeddedServer(loopback=True) as server:
         fabric = await connect(server.url, PoolId("p"), FabricSettings(command_timeout_s=0.3, connect_timeout_s=0.3))
         yield server, fabric
-        await fabric.close_connection()
+        await fabric.disconnect()
 
 
 async def test_a_server_that_is_away_is_unavailable(mortal: tuple[EmbeddedServer, RedisFabric]) -> None:
@@ -298,7 +298,7 @@ async def test_durable_mode_wants_a_server_that_keeps_every_write(valkey_url: st
     with pytest.raises(ConfigError, match="appendfsync always"):
         await connect(valkey_url, settings=durable)
     with EmbeddedServer(durable=True) as server:
-        await (await connect(server.url, settings=durable)).close_connection()
+        await (await connect(server.url, settings=durable)).disconnect()
 
 
 async def test_a_bug_in_a_command_is_no_outage(redis_fabric: RedisFabric) -> None:
