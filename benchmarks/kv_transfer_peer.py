@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -27,7 +28,7 @@ class Peer:
     """The handle in the benchmark's process."""
 
     _early = 0
-    """Transfers whose end was read while another answer was awaited."""
+    """Batches whose end was read while another answer was awaited."""
 
     def __init__(self, name: str, arena_bytes: int) -> None:
         self.ref = WorkerRef(WorkerId(name), "1")
@@ -48,26 +49,26 @@ class Peer:
     def tell(self, *command: Any) -> None:
         self._connection.send(command)
 
-    def ask(self, *command: Any) -> bytes:
+    def ask(self, *command: Any) -> Any:
         self.tell(*command)
-        return self._wait("address")
+        return self._wait("addresses")
 
     def wait_done(self) -> None:
-        """The next transfer has landed, and if of blocks, is verified and scattered."""
+        """Every transfer of the next batch has landed, and if of blocks, is verified and scattered."""
         self._wait("done")
 
-    def _wait(self, wanted: str) -> bytes:
+    def _wait(self, wanted: str) -> Any:
         if wanted == "done" and self._early:
             self._early -= 1
-            return b""
+            return None
         while True:
             if not self._connection.poll(DEADLINE_S):
                 raise SystemExit(f"{self.ref} does not answer")
             what, value = self._connection.recv()
             if what == "failed":
-                raise SystemExit(f"{self.ref}: {value.decode()}")
+                raise SystemExit(f"{self.ref}: {value}")
             if what == wanted:
-                return bytes(value)
+                return value
             self._early += what == "done"
 
 
@@ -79,25 +80,32 @@ class _Side:
         self._order = np.random.default_rng(2).permutation(len(self._cache))
         self._kinds: dict[TransferId, str] = {}
         self._payloads: dict[TransferId, memoryview] = {}
+        self._batches: deque[int] = deque()
+        """Transfers of each announced batch that have not ended."""
         self._next = 0
         self._verifier = ThreadPoolExecutor(1)
         self._lock = threading.Lock()
         self._transport.start(self._on_arrival, self._on_failure, self._on_sent)
         self._touch(arena_bytes)
 
-    def announce(self, size: int, kind: str, sender: WorkerRef) -> None:
-        self._next += 1
-        transfer = TransferId(self._next)
-        self._kinds[transfer] = kind
-        self._say("address", self._transport.receive(transfer, sender, size, DEADLINE_S))
+    def announce(self, count: int, size: int, kind: str, sender: WorkerRef) -> None:
+        """Expects a batch of transfers, and tells where each is to be sent."""
+        self._batches.append(count)
+        transfers = [self._new_transfer() for _ in range(count)]
+        self._kinds.update(dict.fromkeys(transfers, kind))
+        self._say("addresses", [self._transport.receive(transfer, sender, size, DEADLINE_S) for transfer in transfers])
 
-    def send(self, size: int, kind: str, requester: WorkerRef, address: bytes) -> None:
+    def send(self, count: int, size: int, kind: str, requester: WorkerRef, addresses: list[bytes]) -> None:
+        for address in addresses:
+            payload = self._transport.stage(size)
+            digests = self._gather(payload) if kind == "blocks" else ()
+            header = TransferHeader(self._new_transfer(), "r", 1, TokenSpan(0, 64), b"layout", GRANULE_BYTES, digests)
+            self._payloads[header.transfer] = payload
+            self._transport.send(header, requester, address, payload, DEADLINE_S)
+
+    def _new_transfer(self) -> TransferId:
         self._next += 1
-        payload = self._transport.stage(size)
-        digests = self._gather(payload) if kind == "blocks" else ()
-        header = TransferHeader(TransferId(self._next), "r", 1, TokenSpan(0, 64), b"layout", GRANULE_BYTES, digests)
-        self._payloads[header.transfer] = payload
-        self._transport.send(header, requester, address, payload, DEADLINE_S)
+        return TransferId(self._next)
 
     def close(self) -> None:
         self._transport.close()
@@ -109,7 +117,7 @@ class _Side:
         np.frombuffer(view, np.uint8)[:] = 1
         self._transport.unstage(view)
 
-    def _say(self, what: str, value: bytes = b"") -> None:
+    def _say(self, what: str, value: Any = None) -> None:
         with self._lock:
             self._connection.send((what, value))
 
@@ -120,21 +128,27 @@ class _Side:
 
     def _scatter(self, arrival: Arrival) -> None:
         if arrival.header.digests != _digests(arrival.payload):
-            self._say("failed", b"the digests differ")
+            self._say("failed", "the digests differ")
         blocks = np.frombuffer(arrival.payload, np.uint8).reshape(-1, BLOCK_BYTES)
         self._cache[self._order[: len(blocks)]] = blocks
         arrival.release()
-        self._say("done")
+        self._one_done()
 
     def _on_arrival(self, arrival: Arrival) -> None:
         if self._kinds.pop(arrival.transfer) == "blocks":
             self._verifier.submit(self._scatter, arrival)
             return
         arrival.release()
-        self._say("done")
+        self._one_done()
+
+    def _one_done(self) -> None:
+        self._batches[0] -= 1
+        if not self._batches[0]:
+            self._batches.popleft()
+            self._say("done")
 
     def _on_failure(self, transfer: TransferId, reason: str) -> None:
-        self._say("failed", reason.encode())
+        self._say("failed", reason)
 
     def _on_sent(self, transfer: TransferId, requester: WorkerRef, error: str) -> None:
         self._transport.unstage(self._payloads.pop(transfer))

@@ -17,14 +17,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of ours beside another's, measured in the same run. `target` is the least `ratio` that is promised."""
+    """One figure of ours beside another's, measured in the same run. `target` is the least `ratio` that is promised, if any is."""
 
     name: str
     unit: str
     ours: float
     other: float
     other_name: str
-    target: float
+    target: float | None
     lower_is_better: bool = False
 
     @property
@@ -33,15 +33,13 @@ class Row:
         return self.other / self.ours if self.lower_is_better else self.ours / self.other
 
     @property
-    def holds(self) -> bool:
-        return self.ratio >= self.target
+    def holds(self) -> bool | None:
+        """None where nothing is promised."""
+        return None if self.target is None else self.ratio >= self.target
 
     def line(self) -> str:
-        verdict = "holds" if self.holds else "MISSED"
-        return (
-            f"{self.name:44} {self.ours:9.2f} {self.other:9.2f} {self.unit:6} {self.ratio:6.2f}x of {self.other_name}"
-            f" (target {self.target:g}: {verdict})"
-        )
+        verdict = "" if self.target is None else f" (target {self.target:g}: {'holds' if self.holds else 'MISSED'})"
+        return f"{self.name:44} {self.ours:9.2f} {self.other:9.2f} {self.unit:6} {self.ratio:6.2f}x of {self.other_name}{verdict}"
 
 
 def write_rows(benchmark: str, rows: list[Row]) -> Path:

@@ -7,8 +7,9 @@ twice, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from shared.errors import TransportError
 from shared.types import TransferId
@@ -28,7 +29,7 @@ class Expected:
     nbytes: int
     started: float
     deadline: float
-    frame: memoryview = field(default_factory=lambda: memoryview(bytearray(FRAME_BYTES)))
+    frame: memoryview = field(default_factory=lambda: np.empty(FRAME_BYTES, np.uint8).data)
     parts: list[Operation] = field(default_factory=list)
     header: TransferHeader | None = None
     landed: int = 0
@@ -83,25 +84,28 @@ class Inbound:
         return [Ended(expected, reason)]
 
     def visit(self, now: float) -> list[Ended]:
-        """Moves bytes and answers which transfers are over."""
+        """Moves bytes and answers which transfers are over: the oldest as soon as it is, the others within `LAND_S`."""
         self.link.burst()
         self.link.refuse_strays()
-        ended = list(self._finish(now))
-        if ended or now - self.link.last_landed > LAND_S:
+        ended = []
+        while (oldest := next(iter(self.expected.values()), None)) and (end := self._end_of(oldest, now)):
+            ended += end
+        if now - self.link.last_landed > LAND_S:
+            ended += [end for expected in list(self.expected.values()) for end in self._end_of(expected, now)]
             self.link.land()
         return ended
 
     def _post(self, expected: Expected, part: int, into: memoryview, region: Region | None) -> Operation:
         return self.link.watch(self.link.worker.receive(tag(expected.transfer, part), into), region)
 
-    def _finish(self, now: float) -> Iterator[Ended]:
-        for expected in list(self.expected.values()):
-            error = _look(expected) or ("" if expected.whole else _overdue(expected, now))
-            if error:
-                yield from self.give_up(expected.transfer, error, now)
-            elif expected.whole:
-                del self.expected[expected.transfer]
-                yield Ended(expected, "")
+    def _end_of(self, expected: Expected, now: float) -> list[Ended]:
+        if error := _look(expected) or ("" if expected.whole else _overdue(expected, now)):
+            return self.give_up(expected.transfer, error, now)
+        if not expected.whole:
+            return []
+        del self.expected[expected.transfer]
+        self.link.let_go(expected.parts)
+        return [Ended(expected, "")]
 
 
 def _look(expected: Expected) -> str:

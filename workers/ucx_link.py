@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from workers.staging import Region
 from workers.ucx_binding import Context, Operation, Worker
@@ -13,17 +13,11 @@ LAND_S = 0.01
 """How often a link looks for operations that are done, beyond the ends of transfers."""
 PATIENCE = 32
 """Calls without progress, a tenth of a microsecond each, before a burst ends: the peer is filling the FIFO just now."""
-BURST_S = 0.0005
+BURST_S = 0.001
 """The longest that one visit moves bytes with the GIL held, before others get their turn."""
 
 
 _NOWHERE = memoryview(b"")
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    operation: Operation
-    region: Region | None
 
 
 class Link:
@@ -32,7 +26,7 @@ class Link:
     def __init__(self, context: Context, staging: PinnedArena) -> None:
         self.worker: Worker = context.worker()
         self._staging = staging
-        self._flights: list[Flight] = []
+        self._flights: dict[Operation, Region | None] = {}
         self.last_moved = time.monotonic()
         self.last_landed = 0.0
         self.late_since: float | None = None
@@ -40,7 +34,7 @@ class Link:
     def watch(self, operation: Operation, region: Region | None = None) -> Operation:
         if region is not None:
             self._staging.pin(region)
-        self._flights.append(Flight(operation, region))
+        self._flights[operation] = region
         return operation
 
     @property
@@ -52,22 +46,28 @@ class Link:
         progress, still = self.worker.progress, 0
         if not progress():
             return
-        self.last_moved = time.monotonic()
-        while still < PATIENCE and time.monotonic() - self.last_moved < BURST_S:
+        now = time.monotonic()
+        until = now + BURST_S
+        while still < PATIENCE and now < until:
             for _ in range(16):
                 still = 0 if progress() else still + 1
+            now = time.monotonic()
+        self.last_moved = now
 
     def land(self) -> None:
-        """Lets go of the operations that are done."""
-        landed = [flight for flight in self._flights if flight.operation.done()]
-        self._flights = [flight for flight in self._flights if not flight.operation.done()]
-        for flight in landed:
-            self._unpin(flight)
+        """Lets go of all operations that are done."""
+        self.let_go(list(self._flights))
         self.last_landed = time.monotonic()
 
-    def _unpin(self, flight: Flight) -> None:
-        if flight.region is not None:
-            self._staging.unpin(flight.region)
+    def let_go(self, operations: Iterable[Operation]) -> None:
+        """Lets go of those that are done. For a transfer that is over: a look at every flight costs more than its visit."""
+        for operation in operations:
+            if operation.done():
+                self._unpin(self._flights.pop(operation, None))
+
+    def _unpin(self, region: Region | None) -> None:
+        if region is not None:
+            self._staging.unpin(region)
 
     def late(self, now: float) -> None:
         """Somebody gives up on bytes that may still come or go."""
@@ -81,6 +81,6 @@ class Link:
     def destroy(self) -> None:
         """Ends what flies: afterwards nothing of this link touches memory."""
         self.worker.destroy()
-        for flight in self._flights:
-            self._unpin(flight)
-        self._flights = []
+        for region in self._flights.values():
+            self._unpin(region)
+        self._flights.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from shared.types import TransferId
@@ -63,17 +64,23 @@ class Outbound:
         return bool(self.sendings)
 
     def visit(self, now: float) -> list[Sent]:
-        """Moves bytes and answers which sends are over."""
+        """Moves bytes and answers which sends are over: the oldest as soon as it is, the others within `LAND_S`."""
         self.link.burst()
-        over = [Sent(sending, _outcome(sending)) for sending in self.sendings if _done(sending)]
-        over += [Sent(sending, "deadline") for sending in self.sendings if not _done(sending) and sending.deadline <= now]
-        for sent in over:
-            self.sendings.remove(sent.sending)
-            if not _done(sent.sending):
-                self.link.late(now)
-        if over or now - self.link.last_landed > LAND_S:
+        over = []
+        while self.sendings and _done(self.sendings[0]):
+            over.append(self._end(self.sendings[0]))
+        if now - self.link.last_landed > LAND_S:
+            over += [self._end(sending) for sending in list(self.sendings) if sending.deadline <= now or _done(sending)]
             self.link.land()
         return over
+
+    def _end(self, sending: Sending) -> Sent:
+        self.sendings.remove(sending)
+        self.link.let_go(sending.operations)
+        if _done(sending):
+            return Sent(sending, _outcome(sending))
+        self.link.late(time.monotonic())
+        return Sent(sending, "deadline")
 
 
 def _done(sending: Sending) -> bool:

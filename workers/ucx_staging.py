@@ -17,7 +17,7 @@ class PinnedArena:
     """
 
     def __init__(self, nbytes: int) -> None:
-        self._memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE))
+        self._memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._memory.madvise(mmap.MADV_HUGEPAGE)
         buffer = memoryview(self._memory)
         self._base = _address(buffer)
