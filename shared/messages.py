@@ -35,6 +35,9 @@ class Submission:
     background: bool = False
     gateway: GatewayId = NO_GATEWAY
     """The listener, if any: a request that is not in the background ends a grace period after losing it."""
+    num_choices: int = 1
+    prefix: bytes = b""
+    """Chained hashes of the prompt's first whole granules under the tenant's salt, 8 bytes each: who may hold them in cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +283,10 @@ class LogTokens:
     finish: FinishReason | None = None
     at_ms: int = 0
     """The owner's wall clock, for `explain`."""
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """Per token: the likeliest `(id, logprob)`, best first; empty if not asked for."""
+    cached_tokens: int = 0
+    """Prompt tokens that this attempt found in its worker's cache; in a choice's first entry of an attempt."""
 
 
 @dataclass(frozen=True, slots=True)

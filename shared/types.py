@@ -60,6 +60,7 @@ class SamplingParams:
     """How the next token is chosen.
 
     `temperature` 0 is greedy. `seed` is always set by the gateway, so that any worker draws the same noise.
+    Order, as elsewhere: bias, grammar, penalties, temperature, `top_k`, `top_p`, `min_p`. Logprobs are of the raw logits.
     """
 
     max_tokens: int
@@ -68,6 +69,25 @@ class SamplingParams:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    n: int = 1
+    """Choices, each with noise of its own from the same seed."""
+    top_k: int = 0
+    """Only the so many likeliest tokens; 0: all."""
+    min_p: float = 0.0
+    """Only tokens at least so likely as this share of the likeliest one's probability."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """Both count generated tokens only, as OpenAI's."""
+    repetition_penalty: float = 1.0
+    """Over prompt and generated tokens, as transformers'."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """`(token id, added to its logit)`."""
+    top_logprobs: int = 0
+    """Likeliest alternatives to log with each token."""
+    min_tokens: int = 0
+    """No end-of-sequence token before so many generated tokens."""
+    grammar: str = ""
+    """What the answer must match, as JSON text (see `workers/grammar.py`); empty: anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +101,8 @@ class RequestSpec:
     sampling: SamplingParams
     created_ms: int
     """Wall clock at submission, for people to read; no decision depends on it."""
+    salt: str = ""
+    """Of the tenant: cached prefixes are shared only under an equal one."""
 
 
 class Phase(StrEnum):
