@@ -53,6 +53,8 @@ class Shapes:
             return self._union(get_args(hint))
         if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
             return self._tuple(get_args(hint)[0])
+        if get_origin(hint) is tuple:
+            return self._row(get_args(hint))
         if hint == dict[str, object]:
             return Shape(_plain_dict, _plain_dict)
         if isinstance(hint, type) and issubclass(hint, Enum):
@@ -67,6 +69,20 @@ class Shapes:
         item = self.of(item_hint)
         pack = None if item.pack is None else _each(item.pack)
         return Shape(pack, _scalars(item_hint) if item_hint in SCALARS else _items(item.unpack))
+
+    def _row(self, hints: tuple[Any, ...]) -> Shape:
+        """A tuple of fixed length, like `(id, logprob)`."""
+        shapes = [self.of(hint) for hint in hints]
+
+        def pack(value: Any) -> list[Any]:
+            return [item if shape.pack is None else shape.pack(item) for shape, item in zip(shapes, value, strict=True)]
+
+        def unpack(raw: Any) -> Any:
+            if type(raw) is not tuple or len(raw) != len(shapes):
+                raise Misfit(f"an array of {len(shapes)} expected")
+            return tuple(shape.unpack(item) for shape, item in zip(shapes, raw, strict=True))
+
+        return Shape(pack, unpack)
 
     def _union(self, members: tuple[Any, ...]) -> Shape:
         others = tuple(member for member in members if member is not NoneType)

@@ -47,6 +47,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return SCALARS[hint]
     if isinstance(hint, UnionType):
         return st.one_of([values_of(member) for member in get_args(hint)])
+    if get_origin(hint) is tuple and get_args(hint)[1:] != (...,):
+        return st.tuples(*map(values_of, get_args(hint)))
     if get_origin(hint) is tuple:
         return st.lists(values_of(get_args(hint)[0]), max_size=5).map(tuple)
     if issubclass(hint, Enum):
