@@ -31,6 +31,17 @@ class KVSpec:
     """Digest of weights, position settings, layer groups, wire dtype and wire version. Not of block size or device."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class History:
+    """Every token of a choice before the sampled one, for its penalties: a function of the tokens alone, on any worker."""
+
+    token_ids: Int32
+    """[N]: the prompt, then what was generated, as far as it is known."""
+    num_prompt: int
+    pending: int = -1
+    """Position in the previous plan's `samples` of the one generated token that is not known yet, -1 if all are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One row to sample: `row` indexes the plan's flat tokens; `(seed, choice, index)` names the noise."""
@@ -40,6 +51,10 @@ class Sample:
     choice: int
     index: int
     """Index of the sampled token among the choice's generated tokens."""
+    history: History | None = None
+    """Given where `params` has penalties or a grammar."""
+    allowed: Int32 | None = None
+    """[ceil(V / 32)]: bit `v % 32` of word `v // 32` is set where the grammar allows token `v`; None: all are."""
 
 
 @dataclass(frozen=True, slots=True)

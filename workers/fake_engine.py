@@ -24,6 +24,7 @@ from shared.errors import EngineError
 from shared.profile import Profile, StepShape
 from shared.types import BlockId, SamplingParams, TokenSpan
 from workers.engine import Int32, KVSpec, StepPlan, StepResult
+from workers.grammar_binding import GrammarBinder, NoGrammars, allowed_ids
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -74,17 +75,35 @@ class FakeModel:
         """Stands for the word before the first position."""
         return mix(self.seed)
 
-    def choose(self, prefix: int, params: SamplingParams, choice: int) -> tuple[int, float]:
-        """Token and log-probability from the hash of the prefix; the seed plays a part only if the request is sampled."""
+    def choose(self, prefix: int, params: SamplingParams, choice: int, allowed: Int32 | None = None) -> tuple[int, float]:
+        """Token and log-probability from the hash of the prefix; the seed plays a part only if the request is sampled.
+
+        Under a grammar it is the first allowed id from there upwards, and around.
+        """
         noise = mix(params.seed ^ (choice * EVERY_CHOICE & MASK)) if params.temperature > 0 else 0
         drawn = mix(prefix ^ noise)
-        return drawn % self.vocab_size, -(drawn >> 11) / 2**53
+        token = drawn % self.vocab_size
+        return token if allowed is None else _next_allowed(token, allowed_ids(allowed, self.vocab_size)), -(drawn >> 11) / 2**53
+
+
+def _next_allowed(token: int, ids: Int32) -> int:
+    if not len(ids):
+        raise EngineError("the grammar allows no token of this vocabulary")
+    return int(ids[np.searchsorted(ids, token) % len(ids)])
 
 
 def reference_tokens(
-    prompt: tuple[int, ...], sampling: SamplingParams, model: FakeModel | None = None, *, choice: int = 0
+    prompt: tuple[int, ...],
+    sampling: SamplingParams,
+    model: FakeModel | None = None,
+    *,
+    choice: int = 0,
+    allowed: Callable[[tuple[int, ...]], Int32] | None = None,
 ) -> tuple[int, ...]:
-    """The whole answer to a prompt, to EOS or length, from the definition alone: the oracle of every test."""
+    """The whole answer to a prompt, to EOS or length, from the definition alone: the oracle of every test.
+
+    `allowed` gives the mask of a grammar behind an answer's beginning.
+    """
     model = model or FakeModel()
     tokens, answer = list(prompt), list[int]()
     word, total = model.root, 0
@@ -96,7 +115,7 @@ def reference_tokens(
             continue
         if len(tokens) == longest:
             break
-        tokens.append(model.choose(total, sampling, choice)[0])
+        tokens.append(model.choose(total, sampling, choice, allowed(tuple(answer)) if allowed else None)[0])
         answer.append(tokens[-1])
         if tokens[-1] in model.eos_token_ids and not sampling.ignore_eos:
             break
@@ -146,6 +165,7 @@ class FakeEngine:
         profile: Profile | None = None,
         sleep: Callable[[float], None] | None = None,
         fault: Callable[[StepPlan], str | None] | None = None,
+        grammars: GrammarBinder | None = None,
     ) -> None:
         self.model = model or FakeModel()
         self.kv = self.model.kv
@@ -156,6 +176,7 @@ class FakeEngine:
         self._profile = profile
         self._sleep = sleep
         self._fault = fault
+        self._grammars = grammars or NoGrammars()
         self._cache: UInt64 = np.zeros((total_blocks * block_tokens, WORDS), dtype=np.uint64)
         self._launched: deque[StepPlan] = deque()
         self._sampled: tuple[int, ...] = ()
@@ -221,8 +242,9 @@ class FakeEngine:
         """Each sampled row hashes its sequence's whole cache."""
         rows = np.searchsorted(plan.starts, [sample.row for sample in plan.samples], side="right") - 1
         prefixes = [self._prefix_hash(plan.block_tables[row], int(plan.contexts[row])) for row in rows]
-        pairs = zip(prefixes, plan.samples, strict=True)
-        return [self.model.choose(prefix, sample.params, sample.choice) for prefix, sample in pairs]
+        bound = self._grammars.bind(plan.samples, lambda: self._sampled)
+        pairs = zip(prefixes, bound.result() if bound else plan.samples, strict=True)
+        return [self.model.choose(prefix, sample.params, sample.choice, sample.allowed) for prefix, sample in pairs]
 
     def _prefix_hash(self, table: Int32, context: int) -> int:
         blocks = table[: -(-context // self.block_tokens)]
@@ -251,6 +273,7 @@ class FakeEngine:
 
     def close(self) -> None:
         self._launched.clear()
+        self._grammars.close()
 
 
 def shape_of(plan: StepPlan) -> StepShape:

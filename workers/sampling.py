@@ -31,13 +31,29 @@ def choose(logits: torch.Tensor, samples: Sequence[Sample]) -> tuple[torch.Tenso
 
     Row i answers `samples[i]`. The log-probabilities are the model's, before temperature and nucleus.
     """
-    tokens = logits.argmax(dim=-1)
+    edited = keep_allowed(logits, samples)
+    tokens = edited.argmax(dim=-1)
     drawn = [row for row, sample in enumerate(samples) if sample.params.temperature > 0]
     if drawn:
         rows = torch.tensor(drawn, device=logits.device)
-        tokens[rows] = _draw(logits[rows], [samples[row] for row in drawn])
+        tokens[rows] = _draw(edited[rows], [samples[row] for row in drawn])
     chosen = logits.gather(-1, tokens[:, None])[:, 0]
     return tokens, (chosen - logits.logsumexp(dim=-1)).clamp_(max=0.0)
+
+
+def keep_allowed(logits: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
+    """`logits` itself, or a copy in which what a row's grammar does not allow cannot be chosen."""
+    bound = [row for row, sample in enumerate(samples) if sample.allowed is not None]
+    if not bound:
+        return logits
+    edited = logits.clone()
+    ids = torch.arange(logits.shape[-1])
+    for row in bound:
+        words = torch.from_numpy(samples[row].allowed.copy())  # type: ignore[union-attr]
+        bits = torch.zeros_like(ids)
+        bits[: 32 * len(words)] = (words[ids[: 32 * len(words)] >> 5] >> (ids[: 32 * len(words)] & 31)) & 1
+        edited[row].masked_fill_((bits == 0).to(logits.device), -torch.inf)
+    return edited
 
 
 def noise_bits(samples: Sequence[Sample], vocabulary: int, device: torch.device) -> torch.Tensor:
