@@ -21,6 +21,9 @@ class TakeWhenFree:
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
 
+    def meet(self, view: ClusterView, waiting: WaitingView) -> None:
+        """Nothing is decided before somebody is free."""
+
     def classify(self, view: ClusterView) -> Roles:
         """Of the workers that can hand over to one another, those near the fastest own. The fastest always does."""
         ready = [worker for worker in view.workers.values() if worker.ready]

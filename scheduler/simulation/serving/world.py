@@ -58,7 +58,17 @@ class ServingWorld:
         ref, blocks = as_ref(f"{kind.name}-{at}" if kind.count > 1 else kind.name), kind.blocks(self.plan.model)
         budget, longest = max(self.plan.token_budget, kind.max_sequences), self.plan.model.max_tokens
         info = WorkerInfo(
-            ref, self.plan.model.name, FINGERPRINT, kind.gpu.name, "simulated", profile, BLOCK_TOKENS, blocks, kind.max_sequences, budget, longest
+            ref,
+            self.plan.model.name,
+            FINGERPRINT,
+            kind.gpu.name,
+            "simulated",
+            profile,
+            BLOCK_TOKENS,
+            blocks,
+            kind.max_sequences,
+            budget,
+            longest,
         )
         settings = WorkerSettings(
             ref,
