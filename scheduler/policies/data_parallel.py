@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter, deque
 
-from scheduler.cost_model import can_hold, fits, prefill_seconds, queued_seconds
+from scheduler.cost_model import can_hold, fits, queued_seconds, request_rate
 from scheduler.policies.base import Assist, Take
 from scheduler.settings import SchedulerSettings
 from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
@@ -95,16 +95,3 @@ class LeastWork(DataParallel):
         own = 1 / request_rate(worker, waiting)
         running = worker.owned * own / 2  # half of each is done, on average
         return queued_seconds(worker) + running + (queued + 1) * own
-
-
-def request_rate(worker: WorkerView, waiting: WaitingView) -> float:
-    """Requests like this one that the worker alone could serve in a second: prefill, and decode in as large a batch as memory holds.
-
-    The throughput model of the instance profile in arXiv 2504.15303, as far as it is known: a batch prefills, then decodes together.
-    """
-    output, profile = waiting.expected_output, worker.profile
-    context = waiting.num_tokens + output / 2
-    batch = max(1.0, min(worker.total_blocks * worker.block_tokens / (waiting.num_tokens + output), float(worker.token_budget)))
-    decode = profile.step_s + batch * (profile.decode_s + context * profile.decode_context_s)
-    seconds = batch * prefill_seconds(worker, 0, waiting.num_tokens) + output * decode
-    return batch / max(seconds, 1e-9)
