@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from scheduler.simulation.serving.records import WorkerRecord
 from scheduler.simulation.serving.roofline import Device
 from shared.messages import Assign, Control, Job, Pull, Report, WorkerInfo
-from shared.types import Phase, TransferId, WorkerRef
+from shared.types import Phase, TransferId, WorkerId, WorkerRef
 from workers.core import WorkerCore
 from workers.engine import StepPlan
 from workers.events import (
@@ -181,6 +181,4 @@ class WorkerNode:
 
 def as_ref(name: str) -> WorkerRef:
     """The one incarnation of a simulated worker."""
-    from shared.types import WorkerId
-
     return WorkerRef(WorkerId(name), "1")
