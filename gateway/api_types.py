@@ -20,10 +20,14 @@ from pydantic import (
     StrictInt,
     StrictStr,
     WithJsonSchema,
+    field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from gateway import limits
+from gateway import tools as tool_types
+from gateway.response_format import ResponseFormat, TextOptions
 
 
 def only(*neutral: object) -> AfterValidator:
@@ -136,13 +140,21 @@ TextParts = Annotated[list[TextPart], BeforeValidator(_as_text_parts), WithJsonS
 
 
 class ChatMessage(Shape):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: TextParts
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: tool_types.ToolCalls = None
+    content: Annotated[TextParts | None, Field(validate_default=True)] = None
     refusal: Annotated[object, only()] = None
     annotations: Annotated[object, only([])] = None
     audio: Annotated[object, only()] = None
-    tool_calls: Annotated[object, only([])] = None
+    tool_call_id: tool_types.CallId | None = None
     function_call: Annotated[object, only()] = None
+
+    _said = field_validator("content")(tool_types.check_content)
+
+    @model_validator(mode="after")
+    def _complete(self) -> ChatMessage:
+        tool_types.check_message(self.role, bool(self.tool_calls), self.tool_call_id is not None)
+        return self
 
 
 class _Penalties(Sampling):
@@ -162,12 +174,12 @@ class ChatRequest(_Penalties):
     store: Flag = None
     logprobs: Annotated[object, only(False)] = None
     top_logprobs: Annotated[object, only(0)] = None
-    response_format: Annotated[object, only({"type": "text"})] = None
+    response_format: ResponseFormat | None = None
     modalities: Annotated[object, only(["text"])] = None
     service_tier: Annotated[object, only("auto", "default")] = None
-    tools: Annotated[object, only([])] = None
-    tool_choice: Annotated[object, only("none", "auto")] = None
-    parallel_tool_calls: Annotated[object, only(True, False)] = None
+    tools: tool_types.ChatTools = None
+    tool_choice: tool_types.Choice = None
+    parallel_tool_calls: Flag = None
 
 
 class CompletionRequest(_Penalties):
@@ -183,12 +195,24 @@ class CompletionRequest(_Penalties):
 class InputItem(Shape):
     """A message of the conversation so far; an answer's output item can be sent back as it came."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: TextParts
-    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: TextParts | None = None
+    type: Literal["message", "function_call", "function_call_output"] = "message"
     id: StrictStr | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
     phase: Annotated[object, only()] = None
+    call_id: tool_types.CallId | None = None
+    name: StrictStr | None = None
+    arguments: StrictStr | None = None
+    output: TextParts | None = None
+    caller: Annotated[object, only()] = None
+    namespace: Annotated[object, only()] = None
+    async_: Annotated[object, only(False)] = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> InputItem:
+        tool_types.check_item(self.type, {name for name in tool_types.ITEM_FIELDS if getattr(self, name) is not None})
+        return self
 
 
 class ResponseRequest(Sampling):
@@ -206,14 +230,14 @@ class ResponseRequest(Sampling):
     store: Flag = None
     stream_options: StreamOptions | None = None
     include: Annotated[object, only([])] = None
-    parallel_tool_calls: Annotated[object, only(True, False)] = None
+    parallel_tool_calls: Flag = None
     presence_penalty: Annotated[object, only(0, 0.0)] = None
     frequency_penalty: Annotated[object, only(0, 0.0)] = None
     previous_response_id: Annotated[object, only()] = None
     reasoning: Annotated[object, only()] = None
     service_tier: Annotated[object, only("auto", "default")] = None
-    text: Annotated[object, only({"format": {"type": "text"}})] = None
-    tool_choice: Annotated[object, only("none", "auto")] = None
-    tools: Annotated[object, only([])] = None
+    text: TextOptions | None = None
+    tool_choice: tool_types.Choice = None
+    tools: tool_types.ResponseTools = None
     top_logprobs: Annotated[object, only(0)] = None
     truncation: Annotated[object, only("disabled")] = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gateway.api_types import ChatMessage, ChatRequest, CompletionRequest, InputItem, ResponseRequest, Sampling, TextPart
+from gateway.api_types import ChatRequest, CompletionRequest, ResponseRequest, Sampling
 from gateway.fold import ApiHead, Json, Kind
 from gateway.limits import COMPLETION_DEFAULT_TOKENS
 from gateway.tokenizer import Message
+from gateway.tools_messages import chat_message, input_messages
+from gateway.tools_plan import NO_FORM, Form, chat_form, echoed, response_form
 from shared.errors import BadRequest
 from shared.types import SamplingParams
 
@@ -32,9 +34,10 @@ class Ask:
     seed: int | None
     stop: tuple[str, ...]
     ignore_eos: bool
+    form: Form = NO_FORM
 
-    def sampling(self, max_tokens: int, seed: int) -> SamplingParams:
-        return SamplingParams(max_tokens, self.temperature, self.top_p, seed, self.stop, self.ignore_eos)
+    def sampling(self, max_tokens: int, seed: int, grammar: str) -> SamplingParams:
+        return SamplingParams(max_tokens, self.temperature, self.top_p, seed, self.stop, self.ignore_eos, grammar=grammar)
 
 
 def ask_chat(body: ChatRequest) -> Ask:
@@ -42,8 +45,9 @@ def ask_chat(body: ChatRequest) -> Ask:
         raise BadRequest("'max_tokens' and 'max_completion_tokens' differ: send one of them.", "max_tokens", "invalid_value")
     param = "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
     api = _chunk_head(Kind.CHAT, body, {"metadata": body.metadata})
-    messages = [_message(one) for one in body.messages]
-    return _ask(api, body, messages, "messages", body.max_tokens or body.max_completion_tokens, param)
+    messages = [chat_message(one) for one in body.messages]
+    form = chat_form(body.tools, body.tool_choice, body.parallel_tool_calls, body.response_format)
+    return replace(_ask(api, body, messages, "messages", body.max_tokens or body.max_completion_tokens, param), form=form)
 
 
 def ask_completion(body: CompletionRequest) -> Ask:
@@ -53,11 +57,12 @@ def ask_completion(body: CompletionRequest) -> Ask:
 
 
 def ask_response(body: ResponseRequest) -> Ask:
-    messages = [_message(one) for one in body.input]
+    messages = input_messages(body.input)
     if body.instructions is not None:
         messages.insert(0, {"role": "system", "content": body.instructions})
     api = ApiHead(Kind.RESPONSE, stream=bool(body.stream), background=bool(body.background), echo=_echo(body))
-    return _ask(api, body, messages, "input", body.max_output_tokens, "max_output_tokens")
+    form = response_form(body.tools, body.tool_choice, body.parallel_tool_calls, body.text)
+    return replace(_ask(api, body, messages, "input", body.max_output_tokens, "max_output_tokens"), form=form)
 
 
 def _ask(api: ApiHead, body: Sampling, prompt: Prompt, prompt_param: str, max_tokens: int | None, max_tokens_param: str) -> Ask:
@@ -91,16 +96,8 @@ def _echo(body: ResponseRequest) -> Json:
         "user": body.user,
         "store": body.store,
         "parallel_tool_calls": body.parallel_tool_calls,
-        "tool_choice": body.tool_choice,
+        **echoed(body.tools, body.tool_choice, body.text),
         "max_output_tokens": body.max_output_tokens,
     }
     unset = ("max_output_tokens",)
     return {name: value for name, value in sent.items() if value is not None or name in unset}
-
-
-def _message(one: ChatMessage | InputItem) -> Message:
-    return {"role": one.role, "content": _joined(one.content)}
-
-
-def _joined(parts: list[TextPart]) -> str:
-    return "".join(part.text for part in parts)

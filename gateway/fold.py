@@ -62,6 +62,8 @@ class ApiHead:
     continuous_usage: bool = False
     echo: Json = field(default_factory=dict)
     """Parameters that the answer repeats."""
+    call_format: str = ""
+    """How the model writes the tool calls that are to be read out of its text; empty: none are."""
 
     def to_json(self) -> str:
         return dumps(asdict(self), separators=(",", ":"))

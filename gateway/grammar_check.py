@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
-from gateway.tools_plan import Check
+from gateway.tools_plan import Check, Form
 from shared.errors import BadRequest
 from shared.grammar import GrammarError, to_lark
 
@@ -24,13 +26,34 @@ def check_grammars(checks: Iterable[Check]) -> None:
     """Raises `BadRequest` that names the parameter. Takes milliseconds: not for an event loop."""
     for check in checks:
         if len(check.grammar) > MAX_GRAMMAR_CHARS:
-            raise BadRequest(f"'{check.param}' is larger than {MAX_GRAMMAR_CHARS} characters: send a smaller schema.", check.param, "invalid_value")
+            message = f"'{check.param}' is larger than {MAX_GRAMMAR_CHARS} characters: send a smaller schema."
+            raise BadRequest(message, check.param, "invalid_value")
         try:
             problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(to_lark(check.grammar)))
         except GrammarError as error:
             problem = str(error)
         if problem and not problem.startswith("WARNING"):
             raise BadRequest(f"'{check.param}' cannot be followed: {_first_line(problem)}; {REMEDY}.", check.param, "invalid_schema")
+
+
+class Constraint:
+    """Whether answers of one model can be constrained: found out when it is first asked."""
+
+    def __init__(self, tokenizer: Any, model_dir: Path) -> None:
+        """`tokenizer` is a `tokenizers.Tokenizer`."""
+        self._tokenizer = tokenizer
+        self._model_dir = model_dir
+
+    def check(self, form: Form) -> None:
+        """Raises `BadRequest`. Not for an event loop."""
+        param = form.content_param if form.content else "tools"
+        if self._hindrance:
+            raise BadRequest(f"'{param}' cannot be followed by this model: {self._hindrance}.", param, "unsupported_parameter")
+        check_grammars(form.checks())
+
+    @cached_property
+    def _hindrance(self) -> str:
+        return can_constrain(self._tokenizer.to_str(), self._model_dir)
 
 
 def can_constrain(tokenizer_json: str, model_dir: Path) -> str:

@@ -14,6 +14,7 @@ from gateway.listeners import Listeners
 from gateway.metrics import Meter, Metrics
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Encoder
+from gateway.tools_intake import formed
 from shared.clock import Clock
 from shared.errors import BadRequest, FabricUnavailable, NotFound, Refused
 from shared.fabric import Fabric, LogHead, SubmitAnswer, SubmitStatus
@@ -70,8 +71,9 @@ class Intake:
         meter = Meter(self._metrics, 0)
         if ask.model != self._settings.served_model_name:
             raise unknown_model(ask.model, self._settings.served_model_name)
+        ask, grammar = await formed(ask, self._encoder)
         prompt = await self._encode(ask)
-        head = self._head(ask, prompt, caller)
+        head = self._head(ask, prompt, caller, grammar)
         answer = await self._submit(head, self._submission(ask, head), caller)
         if answer.status is SubmitStatus.REPEATED:
             return Accepted(await self._earlier(answer.request_id), fresh=False)
@@ -97,16 +99,16 @@ class Intake:
         if isinstance(ask.prompt, str):
             return await self._encoder.encode_text(ask.prompt, ask.prompt_param)
         if isinstance(ask.prompt, list):
-            return await self._encoder.encode_chat(ask.prompt, ask.prompt_param)
+            return await self._encoder.encode_chat(ask.prompt, ask.prompt_param, ask.form.tools)
         for position, token in enumerate(ask.prompt):
             if not 0 <= token < self._encoder.vocabulary:
                 param = f"{ask.prompt_param}[{position}]"
                 raise BadRequest(f"'{param}' is {token}: token ids are 0 to {self._encoder.vocabulary - 1}.", param, "invalid_value")
         return ask.prompt
 
-    def _head(self, ask: Ask, prompt: tuple[int, ...], caller: Caller) -> LogHead:
+    def _head(self, ask: Ask, prompt: tuple[int, ...], caller: Caller, grammar: str) -> LogHead:
         seed = secrets.randbelow(MAX_SEED + 1) if ask.seed is None else ask.seed
-        sampling = ask.sampling(self._max_tokens(ask, len(prompt)), seed)
+        sampling = ask.sampling(self._max_tokens(ask, len(prompt)), seed, grammar)
         spec = RequestSpec(RequestId(secrets.token_hex(12)), ask.model, prompt, sampling, self._clock.wall_ms())
         return LogHead(spec, ask.api.to_json(), caller.owner_key)
 

@@ -34,7 +34,8 @@ class ResponseFormat(Shape):
         return self
 
     def grammar(self) -> str:
-        return _grammar(self.type, self.json_schema.schema_ if self.json_schema else None, self.json_schema and self.json_schema.strict)
+        schema = self.json_schema
+        return _grammar(self.type, schema.schema_, schema.strict) if schema else _grammar(self.type, None, None)
 
 
 class TextFormat(Shape):

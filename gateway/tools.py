@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationInfo, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 MAX_TOOLS = 128
@@ -99,3 +99,35 @@ def called(call_id: str, name: str, arguments: str) -> Json:
     except (ValueError, RecursionError):
         parsed = None
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": parsed if isinstance(parsed, dict) else arguments}}
+
+
+def check_content(content: object, info: ValidationInfo) -> object:
+    """An assistant that calls tools need not say anything. Raises pydantic's error."""
+    if content is None and not info.data.get("tool_calls"):
+        raise PydanticCustomError("missing", "Field required")
+    return content
+
+
+def check_message(role: str, calls: bool, answers: bool) -> None:
+    """Which fields go together in a chat message. Raises pydantic's error."""
+    if calls and role != "assistant":
+        raise PydanticCustomError("message", "only an assistant's message has 'tool_calls'")
+    if answers != (role == "tool"):
+        raise PydanticCustomError("message", "'tool_call_id' is needed with role 'tool', and only there")
+
+
+ITEM_FIELDS = ("role", "content", "call_id", "name", "arguments", "output")
+_ITEMS = {
+    "message": {"role", "content"},
+    "function_call": {"call_id", "name", "arguments"},
+    "function_call_output": {"call_id", "output"},
+}
+
+
+def check_item(kind: str, present: set[str]) -> None:
+    """Which fields go together in an input item. Raises pydantic's error."""
+    missing, foreign = _ITEMS[kind] - present, present - _ITEMS[kind] - {"name"}
+    if missing or foreign:
+        field = sorted(missing or foreign)[0]
+        what = "is missing" if missing else "does not belong there"
+        raise PydanticCustomError("item", "in an item of type '{kind}', '{field}' {what}", {"kind": kind, "field": field, "what": what})

@@ -61,6 +61,9 @@ class Form:
                 yield Check(grammar.json_schema(rule.parameters, strict=rule.strict), param)
 
 
+NO_FORM = Form()
+
+
 def chat_form(
     tools: Sequence[ChatTool] | None, choice: ToolChoice | None, parallel: bool | None, response_format: ResponseFormat | None
 ) -> Form:
@@ -76,6 +79,18 @@ def response_form(tools: Sequence[ResponseTool] | None, choice: ToolChoice | Non
     params = [f"tools[{at}].parameters" for at in range(len(tools or ()))]
     content = text.format.grammar() if text and text.format else ""
     return _form(list(tools or ()), params, choice, parallel, content, "text.format", strict=True)
+
+
+def echoed(tools: Sequence[ResponseTool] | None, choice: ToolChoice | None, text: TextOptions | None) -> Json:
+    """What a response's object repeats, in the shapes that it was sent in."""
+    sent: Json = {}
+    if tools is not None:
+        sent["tools"] = [{"strict": True, **tool.model_dump(exclude_none=True)} for tool in tools]
+    if choice is not None:
+        sent["tool_choice"] = {"type": "function", "name": choice.chosen} if choice.chosen else choice.type
+    if text is not None and text.format is not None:
+        sent["text"] = {"format": text.format.model_dump(by_alias=True, exclude_none=True)}
+    return sent
 
 
 def _form(
@@ -94,7 +109,8 @@ def _form(
         raise BadRequest("'tools' has two functions of one name: give each its own.", "tools", "invalid_value")
     kind, chosen = (choice.type, choice.chosen) if choice else ("auto", None)
     if not functions and kind in ("required", "function"):
-        raise BadRequest("'tool_choice' asks for a call, but there are no 'tools': send them, or leave it out.", "tool_choice", "invalid_value")
+        message = "'tool_choice' asks for a call, but there are no 'tools': send them, or leave it out."
+        raise BadRequest(message, "tool_choice", "invalid_value")
     if chosen is not None and chosen not in names:
         raise BadRequest(f"'tool_choice' names '{chosen}', which is none of 'tools'.", "tool_choice", "invalid_value")
     if kind == "none" or not functions:

@@ -52,6 +52,13 @@ def error_of(answer: httpx2.Response) -> dict[str, Any]:
     return error
 
 
+NO_SCHEMA = {"type": "object", "properties": {"a": {"type": "objekt"}}}
+SCHEMA_OF_CHAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": NO_SCHEMA, "strict": True}}
+SCHEMA_OF_RESPONSES = {"type": "json_schema", "name": "n", "schema": NO_SCHEMA}
+TOOL = {"type": "function", "function": {"name": "f"}}
+STRANGE_TOOL = {"type": "function", "function": {"name": "f", "parameters": NO_SCHEMA, "strict": True}}
+
+
 BAD = [
     # (path, what is changed, status, param, code)
     (CHAT_PATH, {"messages": None}, 400, "messages", "invalid_type"),
@@ -87,8 +94,17 @@ BAD = [
     (CHAT_PATH, {"n": True}, 400, "n", "unsupported_parameter"),
     (CHAT_PATH, {"logprobs": True}, 400, "logprobs", "unsupported_parameter"),
     (CHAT_PATH, {"presence_penalty": 0.5}, 400, "presence_penalty", "unsupported_parameter"),
-    (CHAT_PATH, {"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
-    (CHAT_PATH, {"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
+    (CHAT_PATH, {"response_format": {"type": "json_schema"}}, 400, "response_format", "invalid_value"),
+    (CHAT_PATH, {"response_format": {"type": "xml"}}, 400, "response_format.type", "invalid_value"),
+    (CHAT_PATH, {"response_format": SCHEMA_OF_CHAT}, 400, "response_format", "invalid_schema"),
+    (CHAT_PATH, {"tools": [{"type": "function"}]}, 400, "tools[0].function", "missing_required_parameter"),
+    (CHAT_PATH, {"tools": [{"type": "custom", "custom": {"name": "f"}}]}, 400, "tools[0].type", "invalid_value"),
+    (CHAT_PATH, {"tools": [TOOL, TOOL]}, 400, "tools", "invalid_value"),
+    (CHAT_PATH, {"tools": [STRANGE_TOOL]}, 400, "tools[0].function.parameters", "invalid_schema"),
+    (CHAT_PATH, {"tool_choice": "required"}, 400, "tool_choice", "invalid_value"),
+    (CHAT_PATH, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, 400, "tool_choice", "invalid_value"),
+    (CHAT_PATH, {"tools": [TOOL], "tool_choice": "required", "ignore_eos": True}, 400, "ignore_eos", "invalid_value"),
+    (CHAT_PATH, {"messages": [{"role": "tool", "content": "4"}]}, 400, "messages[0]", "invalid_value"),
     (CHAT_PATH, {"top_k": 5}, 400, "top_k", "unknown_parameter"),
     (CHAT_PATH, {"metadata": {"k": 1}}, 400, "metadata.k", "invalid_type"),
     (CHAT_PATH, {"metadata": {"k" * 65: "v"}}, 400, "metadata", "invalid_value"),
@@ -111,7 +127,9 @@ BAD = [
     (RESPONSE_PATH, {"max_output_tokens": LENGTH}, 400, "max_output_tokens", "context_length_exceeded"),
     (RESPONSE_PATH, {"max_tokens": 5}, 400, "max_tokens", "unknown_parameter"),
     (RESPONSE_PATH, {"previous_response_id": "resp_1"}, 400, "previous_response_id", "unsupported_parameter"),
-    (RESPONSE_PATH, {"text": {"format": {"type": "json_object"}}}, 400, "text", "unsupported_parameter"),
+    (RESPONSE_PATH, {"text": {"format": {"type": "json_schema"}}}, 400, "text.format", "invalid_value"),
+    (RESPONSE_PATH, {"text": {"format": SCHEMA_OF_RESPONSES}}, 400, "text.format", "invalid_schema"),
+    (RESPONSE_PATH, {"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, 400, "input[0]", "invalid_value"),
     (RESPONSE_PATH, {"background": 1}, 400, "background", "invalid_type"),
 ]
 
