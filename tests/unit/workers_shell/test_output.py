@@ -10,7 +10,7 @@ from shared.fabric import WriteStatus
 from shared.messages import LogEnd, LogTokens
 from shared.types import FinishReason, Phase, RequestId, RequestSpec, SamplingParams
 from workers.detokenizer import SafeText, TokenStream
-from workers.events import Closed, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
+from workers.events import Closed, Delivered, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
 from workers.output import OutputBook
 
 REQUEST = RequestId("r1")
@@ -39,7 +39,7 @@ def spec(*stop: str) -> RequestSpec:
 
 def book(*stop: str, generated: str = "", attempt: int = 1) -> OutputBook:
     it = OutputBook(Letters(), ManualClock())
-    it.handle(OpenOutput(spec(*stop), attempt, ids(generated)))
+    it.handle(OpenOutput(spec(*stop), attempt, (Delivered(ids(generated)),)))
     return it
 
 
@@ -136,7 +136,7 @@ def test_a_late_answer_for_an_older_attempt_touches_nothing() -> None:
     it = book()
     it.handle(emit("a"))
     (append,) = it.take()
-    it.handle(OpenOutput(spec(), 2, ids("a")))
+    it.handle(OpenOutput(spec(), 2, (Delivered(ids("a")),)))
     assert it.answered(append, WriteStatus.SUPERSEDED) is False
     assert it.events() == []
     assert len(it) == 1
