@@ -90,7 +90,9 @@ class CorePulls(CoreAssists):
 
     def fork(self, owned: Owned) -> None:
         """Choices that hold nothing start behind the prompt's whole blocks, as soon as one choice has computed them."""
-        shared = self.shared_blocks(owned.choices[0])
+        if len(owned.choices) < 2:
+            return
+        shared = self.shared_blocks(owned.sequence)
         computed = shared * self.settings.block_tokens
         giver = next((sequence for sequence in owned.choices if sequence.blocks and sequence.num_computed >= computed), None)
         if giver and shared:

@@ -126,7 +126,17 @@ class CoreReports(CoreState):
 
     def _owned_state(self, owned: Owned) -> OwnedState:
         """One whose choices have ended has nothing left to compute, although its blocks are free already."""
-        return OwnedState(owned.spec.request_id, owned.attempt, owned.num_tokens, owned.num_computed)
+        return OwnedState(owned.spec.request_id, owned.attempt, owned.num_tokens, self._computed(owned))
+
+    def _computed(self, owned: Owned) -> int:
+        """The prompt counts as far as the choice that has most of it. Several choices compute its last, partial block apart: it
+        counts with the blocks that they share."""
+        prompt = len(owned.spec.prompt)
+        most = max((sequence.num_computed for sequence in owned.choices), default=prompt)
+        if owned.spec.sampling.n > 1 and owned.choices and most >= self.shared_blocks(owned.sequence) * self.settings.block_tokens:
+            most = prompt
+        behind = sum(max(0, sequence.num_computed - prompt) for sequence in owned.choices)
+        return min(prompt, most) + behind + owned.generated
 
     def _assist_states(self) -> tuple[AssistState, ...]:
         return tuple(

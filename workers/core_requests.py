@@ -92,8 +92,9 @@ class CoreRequests(CoreMemory):
 
     def end_choice(self, owned: Owned, sequence: Sequence) -> None:
         """No further token of it: its blocks are free now. With the last choice the request ends, and stays until its record is closed."""
-        if sequence is owned.sequence or len(owned.choices) == 1:
+        if sequence is owned.sequence:
             self._let_go_of_source(owned)
+        self.fork(owned)
         self._free_choice(sequence)
         owned.choices.remove(sequence)
         owned.generated += sequence.num_generated

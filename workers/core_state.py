@@ -53,13 +53,6 @@ class Owned:
         """The prompt once, and what all choices generated."""
         return len(self.spec.prompt) + self.generated + sum(sequence.num_generated for sequence in self.choices)
 
-    @property
-    def num_computed(self) -> int:
-        """Of these: the prompt counts as far as the choice that has most of it."""
-        prompt = len(self.spec.prompt)
-        behind = sum(max(0, sequence.num_computed - prompt) for sequence in self.choices)
-        return self.generated + behind + max((min(prompt, sequence.num_computed) for sequence in self.choices), default=prompt)
-
     def choice(self, number: int) -> Sequence | None:
         """None: it has ended."""
         return next((sequence for sequence in self.choices if sequence.choice == number), None)

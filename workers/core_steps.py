@@ -38,7 +38,7 @@ class CoreSteps(CoreRequests):
     def _fork_all(self) -> None:
         """Choices that were preempted take the prompt back from one that kept it."""
         for owned in self.owned.values():
-            if len(owned.choices) > 1 and owned.runnable:
+            if owned.runnable:
                 self.fork(owned)
 
     def _depth(self) -> int:
@@ -125,8 +125,7 @@ class CoreSteps(CoreRequests):
         self.seal(sequence)
         if row.sample >= 0:
             owned = self.owned[sequence.spec.request_id]
-            if len(owned.choices) > 1:
-                self.fork(owned)
+            self.fork(owned)
             self._accept(owned, sequence, event, row.sample)
 
     def _accept(self, owned: Owned, sequence: Sequence, event: StepDone, sample: int) -> None:

@@ -209,7 +209,9 @@ class FakeEngine:
         chosen = self._sample(plan)
         self._sampled = tuple(token for token, _, _ in chosen)
         likeliest = tuple(top for _, _, top in chosen)
-        return StepResult(plan.step, self._sampled, tuple(logprob for _, logprob, _ in chosen), seconds, likeliest if any(likeliest) else ())
+        return StepResult(
+            plan.step, self._sampled, tuple(logprob for _, logprob, _ in chosen), seconds, likeliest if any(likeliest) else ()
+        )
 
     def _write(self, plan: StepPlan) -> None:
         """The words of this step's tokens, chained on what the cache holds at the position before each sequence's first."""

@@ -65,7 +65,7 @@ def test_an_end_that_alone_is_allowed_is_not_held_back(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("penalty", [{"presence_penalty": SURE}, {"frequency_penalty": SURE}])
-def test_a_penalty_on_what_was_generated_leaves_no_repeats(engine: Engine, penalty: dict[str, float]) -> None:
+def test_a_penalty_on_what_was_generated_leaves_no_repeats(engine: Engine, penalty: dict[str, Any]) -> None:
     tokens = generate(engine, 24, **penalty)
     assert len(set(tokens)) == 24
     assert tokens[0] == generate(engine, 1)[0], "the prompt does not count"
@@ -82,7 +82,7 @@ def test_a_repetition_penalty_counts_the_prompt_too(engine: Engine) -> None:
 @pytest.mark.parametrize(
     "sampling", [{"frequency_penalty": SURE}, {"repetition_penalty": 1.3, "temperature": 1.0, "presence_penalty": 1.0}]
 )
-def test_penalties_two_steps_deep_count_the_token_that_is_not_known_yet(engine: Engine, sampling: dict[str, float]) -> None:
+def test_penalties_two_steps_deep_count_the_token_that_is_not_known_yet(engine: Engine, sampling: dict[str, Any]) -> None:
     expected = generate(engine, 12, **sampling)
     driver = Driver(engine)
     sequence, beside = driver.sequence(40, **sampling), driver.sequence(20, 20, salt=2, **sampling)
@@ -97,7 +97,14 @@ def test_penalties_two_steps_deep_count_the_token_that_is_not_known_yet(engine: 
 
 def test_a_choice_that_begins_anew_samples_the_same_tokens(engine: Engine) -> None:
     """As on another worker: its tokens are known, its KV is computed again."""
-    sampling = {"temperature": 0.9, "frequency_penalty": 0.7, "repetition_penalty": 1.2, "top_k": 40, "top_p": 0.9, "min_p": 0.01}
+    sampling: dict[str, Any] = {
+        "temperature": 0.9,
+        "frequency_penalty": 0.7,
+        "repetition_penalty": 1.2,
+        "top_k": 40,
+        "top_p": 0.9,
+        "min_p": 0.01,
+    }
     expected = generate(engine, 10, **sampling)
     driver = Driver(engine)
     sequence = driver.sequence(40, **sampling)
@@ -107,12 +114,12 @@ def test_a_choice_that_begins_anew_samples_the_same_tokens(engine: Engine) -> No
 
 
 @pytest.mark.parametrize("cut", [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}])
-def test_cut_to_the_best_token_sampling_is_greedy(engine: Engine, cut: dict[str, float]) -> None:
+def test_cut_to_the_best_token_sampling_is_greedy(engine: Engine, cut: dict[str, Any]) -> None:
     assert generate(engine, temperature=1.5, **cut) == generate(engine)
 
 
 def test_company_and_chunks_do_not_change_what_is_sampled(engine: Engine) -> None:
-    sampling = {"temperature": 1.0, "top_k": 20, "top_p": 0.95, "frequency_penalty": 0.5}
+    sampling: dict[str, Any] = {"temperature": 1.0, "top_k": 20, "top_p": 0.95, "frequency_penalty": 0.5}
     expected = generate(engine, **sampling)
     driver = Driver(engine)
     sequence, beside = driver.sequence(40, **sampling), driver.sequence(30, 20, salt=2, temperature=2.0, top_logprobs=3)
@@ -156,7 +163,8 @@ def test_top_logprobs_are_the_models_best_first(engine: Engine) -> None:
     result = driver.run([(asks, 40), (drawn, 40), (other, 40)])
     best, fewer, none = result.top_logprobs
     assert (len(best), fewer, none) == (5, best[:3], ())
-    assert best[0] == (result.token_ids[0], pytest.approx(result.logprobs[0], abs=1e-5))
+    assert best[0][0] == result.token_ids[0]
+    assert best[0][1] == pytest.approx(result.logprobs[0], abs=1e-5)
     values = [logprob for _, logprob in best]
     assert values == sorted(values, reverse=True)
     assert len({token for token, _ in best}) == 5

@@ -175,11 +175,11 @@ CHI_SQUARE = {2: 15.20, 3: 17.73, 4: 20.00, 5: 22.11, 7: 26.02}
         ({"top_k": 6, "top_p": 0.9, "min_p": 0.2, "temperature": 1.3}, 5),
     ],
 )
-def test_samples_follow_the_truncated_softmax(params: dict[str, float], kept: int) -> None:
+def test_samples_follow_the_truncated_softmax(params: dict[str, Any], kept: int) -> None:
     count = 20_000
     tokens = choose(torch.tensor(LOGITS).expand(count, -1), [make_sample(index, **params) for index in range(count)]).tokens
     scores = torch.tensor([LOGITS], dtype=torch.float64) / params.get("temperature", 1.0)
-    truncate(scores, [SamplingParams(9, **params)])  # type: ignore[arg-type]
+    truncate(scores, [SamplingParams(9, **params)])
     expected = scores[0].softmax(-1).numpy() * count
     observed = np.bincount(tokens.numpy(), minlength=len(LOGITS))
     inside = expected > 0

@@ -51,7 +51,7 @@ def finish(engine: TorchEngine, sequences: list[Sequence], chunk: int = 512) -> 
 
 
 def answer(sequence: Sequence) -> list[int]:
-    return sequence.ids(LENGTH, LENGTH + TOKENS).tolist()
+    return [int(token) for token in sequence.ids(LENGTH, LENGTH + TOKENS)]
 
 
 def move(giver: TorchEngine, owner: TorchEngine, sequence: Sequence) -> Sequence:
