@@ -11,6 +11,8 @@ import numpy.typing as npt
 from shared.types import BlockId, SamplingParams, TokenSpan
 
 Int32 = npt.NDArray[np.int32]
+TopLogprobs = tuple[tuple[int, float], ...]
+"""The likeliest `(id, logprob)`, best first; among equals the lower id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,14 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """`token_ids[i]` and `logprobs[i]` answer `plan.samples[i]`; `logprobs` are of the model before temperature."""
+    """`token_ids[i]` and `logprobs[i]` answer `plan.samples[i]`; log-probabilities are of the model's raw logits."""
 
     step: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     seconds: float
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+    """Per sample, empty where not asked for; nothing at all if nobody asked."""
 
 
 class Engine(Protocol):

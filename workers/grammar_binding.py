@@ -44,9 +44,3 @@ def generated(sample: Sample, previous: Previous) -> Int32:
         raise EngineError("a sample with a grammar has no history")
     known = history.token_ids[history.num_prompt :]
     return known if history.pending < 0 else np.append(known, np.int32(previous()[history.pending])).astype(np.int32)
-
-
-def allowed_ids(allowed: Int32, vocabulary: int) -> Int32:
-    """The ids below `vocabulary` whose bit is set, ascending."""
-    bits = np.unpackbits(allowed.view(np.uint8), bitorder="little")[:vocabulary]
-    return np.flatnonzero(bits).astype(np.int32)

@@ -23,7 +23,7 @@ from workers.kv_layout import ITEM_BYTES
 from workers.model_loader import load_model
 from workers.model_runner import ModelRunner, check_plan
 from workers.paged_cache import PagedCache, fit_blocks
-from workers.sampling import choose
+from workers.sampling import Chosen, choose
 
 DEPTH = 2
 """Plans that may be outstanding."""
@@ -35,14 +35,13 @@ class _Answer:
 
     on_device: torch.Tensor
     """The tokens where the next step takes them from."""
-    tokens: torch.Tensor
-    logprobs: torch.Tensor
+    chosen: Chosen
     timer: StepTimer
 
     def known(self) -> list[int]:
         """Waits for the tokens."""
         self.timer.wait()
-        ids: list[int] = self.tokens.tolist()
+        ids: list[int] = self.chosen.tokens.tolist()
         return ids
 
 
@@ -101,7 +100,9 @@ class TorchEngine:
             raise
         except Exception as error:
             raise EngineError(f"step {step} failed: {type(error).__name__}: {error}") from error
-        return StepResult(step, tuple(answer.tokens.tolist()), tuple(answer.logprobs.tolist()), seconds)
+        tokens, logprobs, top = answer.chosen
+        likeliest = top.by_row(len(tokens)) if top else ()
+        return StepResult(step, tuple(tokens.tolist()), tuple(logprobs.tolist()), seconds, likeliest)
 
     def gather(self, blocks: tuple[BlockId, ...], span: TokenSpan, out: memoryview) -> None:
         self._cache.gather(blocks, span, out)
@@ -122,8 +123,9 @@ class TorchEngine:
         check_plan(plan, self.total_blocks, self.block_tokens, self.max_model_tokens)
         # The grammars' masks are made while the forward runs.
         bound = self._grammars.bind(plan.samples, previous.known if previous else list)
-        logits = self._runner.logits(plan, previous.on_device if previous else None)
-        tokens, logprobs = choose(logits, bound.result() if bound else plan.samples)
-        self._previous = _Answer(tokens, tokens.to("cpu", non_blocking=True), logprobs.to("cpu", non_blocking=True), timer)
+        known = previous.on_device if previous else None
+        logits = self._runner.logits(plan, known)
+        chosen = choose(logits, bound.result() if bound else plan.samples, known, tuple(self.eos_token_ids))
+        self._previous = _Answer(chosen.tokens, chosen.on_host(), timer)
         timer.stop()
         return self._previous
