@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from gateway.grammar_check import Constraint
+from gateway.token_names import Vocabulary
 from gateway.tokenizer_files import TokenizerFiles, read_tokenizer
 from gateway.tools_plan import Form, Json
 from shared.errors import BadRequest
@@ -19,10 +20,9 @@ Message = dict[str, Any]
 
 
 class Encoder(Protocol):
-    """What the gateway needs of a tokenizer. Both raise `BadRequest` for what cannot become tokens."""
+    """What the gateway needs of a tokenizer. The encoding ones raise `BadRequest` for what cannot become tokens."""
 
     vocabulary: int
-
     call_format: str
     """How the model writes tool calls: a name in `shared.grammar.CALL_FORMATS`."""
 
@@ -32,16 +32,24 @@ class Encoder(Protocol):
         """Raises `BadRequest` if an answer of this model cannot be held to this form."""
         ...
 
-    async def encode_text(self, text: str, param: str) -> tuple[int, ...]: ...
+    async def encode_text(self, text: str, param: str, *, add_special_tokens: bool = True) -> tuple[int, ...]: ...
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """The text, special tokens included."""
+        ...
+
+    def bytes_of(self, token_id: int) -> bytes: ...
 
 
 class Tokenizer:
     """The tokenizer of a model directory on a small thread pool: encoding releases the interpreter, templates are quick."""
 
     def __init__(self, files: TokenizerFiles, threads: int = 2, call_format: str = "") -> None:
+        """`call_format` overrides what the template says of it."""
         self._tokenizer = files.tokenizer
         self._template = files.chat_template
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
+        self._names = Vocabulary(self._tokenizer)
         self.call_format = call_format or (self._template.call_format if self._template else "generic")
         self._constraint = Constraint(self._tokenizer, files.model_dir)
         self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -57,8 +65,14 @@ class Tokenizer:
     async def check_form(self, form: Form) -> None:
         await self._in_thread(lambda: self._constraint.check(form))
 
-    async def encode_text(self, text: str, param: str) -> tuple[int, ...]:
-        return await self._in_thread(lambda: self._encode(text, param, add_special_tokens=True))
+    async def encode_text(self, text: str, param: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        return await self._in_thread(lambda: self._encode(text, param, add_special_tokens=add_special_tokens))
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        return await self._in_thread(lambda: str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False)))
+
+    def bytes_of(self, token_id: int) -> bytes:
+        return self._names.bytes_of(token_id)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -69,7 +69,12 @@ def _as_choice(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
-_CHOICE: Json = {"anyOf": [{"type": "string", "enum": ["none", "auto", "required"]}, {"$ref": "#/components/schemas/ToolChoice"}]}
+_NAMED: Json = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {"type": {"const": "function"}, "name": {"type": "string"}, "function": {"type": "object"}},
+}
+_CHOICE: Json = {"anyOf": [{"type": "string", "enum": ["none", "auto", "required"]}, _NAMED, {"type": "null"}]}
 Choice = Annotated[ToolChoice, BeforeValidator(_as_choice), WithJsonSchema(_CHOICE)] | None
 ChatTools = Annotated[list[ChatTool], Field(max_length=MAX_TOOLS)] | None
 ResponseTools = Annotated[list[ResponseTool], Field(max_length=MAX_TOOLS)] | None

@@ -23,16 +23,31 @@ def chat_message(one: ChatMessage) -> Message:
 
 
 def input_messages(items: Sequence[InputItem]) -> list[Message]:
-    """Calls belong to the assistant's message before them, or to one without text."""
     messages: list[Message] = []
     for item in items:
         if item.type == "function_call":
-            _last_assistant(messages).setdefault("tool_calls", []).append(called(item.call_id or "", item.name or "", item.arguments or ""))
+            add_call(messages, item.call_id or "", item.name or "", item.arguments or "")
         elif item.type == "function_call_output":
             messages.append({"role": "tool", "content": _text(item.output), "tool_call_id": item.call_id})
         else:
             messages.append({"role": item.role, "content": _text(item.content)})
     return messages
+
+
+def stored_item(item: InputItem) -> Message:
+    """As `input_items` lists it; who sent no id gets one there."""
+    known: Message = {"id": item.id, "type": item.type, "status": item.status or "completed"}
+    if item.type == "function_call":
+        return known | {"call_id": item.call_id, "name": item.name, "arguments": item.arguments}
+    if item.type == "function_call_output":
+        return known | {"call_id": item.call_id, "output": _text(item.output)}
+    kind: Message = {"type": "output_text", "annotations": [], "logprobs": []} if item.role == "assistant" else {"type": "input_text"}
+    return known | {"role": item.role, "content": [{**kind, "text": part.text} for part in item.content or ()]}
+
+
+def add_call(messages: list[Message], call_id: str, name: str, arguments: str) -> None:
+    """A call belongs to the assistant's message before it, or to one without text."""
+    _last_assistant(messages).setdefault("tool_calls", []).append(called(call_id, name, arguments))
 
 
 def _last_assistant(messages: list[Message]) -> Message:

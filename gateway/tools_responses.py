@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gateway.fold import ApiHead, Body, Json
+from gateway.logprobs import TokenNames
 from gateway.responses import ResponseFold
 from gateway.tools_fold import Call, ToolAnswer
 from gateway.tools_parse import Arguments, CallEnd, CallStart, Content, Piece
@@ -37,19 +38,19 @@ class Item:
 
 
 class ToolResponseFold(ResponseFold):
-    def __init__(self, head: LogHead, api: ApiHead) -> None:
-        super().__init__(head, api)
-        self._told = ToolAnswer(api.call_format, self.request_id, 0)
+    def __init__(self, head: LogHead, api: ApiHead, names: TokenNames) -> None:
+        super().__init__(head, api, names)
+        self.told = ToolAnswer(api.call_format, self.request_id, 0)
         self._items: list[Item] = []
 
     def _tokens(self, entry: LogTokens, *, first: bool) -> Iterator[Body]:
         if first:
             yield self._event("response.in_progress", response={**self.answer(), "output": []})
-        for piece in self._told.feed(entry):
+        for piece in self.told.feed(entry):
             yield from self._piece(piece)
 
     def _finished(self) -> Iterator[Body]:
-        for piece in self._told.finish():
+        for piece in self.told.finish():
             yield from self._piece(piece)
         if not self._items:
             yield from self._open_text()
@@ -66,7 +67,7 @@ class ToolResponseFold(ResponseFold):
                 yield self._event("response.output_text.delta", **self._at(), content_index=0, delta=text, logprobs=[])
             case CallStart(index, _):
                 yield from self._close()
-                call = self._told.calls[index]
+                call = self.told.calls[index]
                 self._items.append(Item(f"fc_{call.call_id.removeprefix('call_')}", call))
                 yield self._event(
                     "response.output_item.added", output_index=len(self._items) - 1, item=self._items[-1].shown("in_progress")

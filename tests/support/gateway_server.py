@@ -15,8 +15,9 @@ import uvicorn
 from openai import AsyncOpenAI
 
 from gateway.app import create_app
+from gateway.pools import GatewayFabric
 from gateway.server import Server, listen
-from gateway.service import Gateway, GatewayFabric
+from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Tokenizer
 from shared.types import RequestSpec
