@@ -86,8 +86,7 @@ class Intake:
         return Accepted(tuple(part.head for part in parts), fresh=True)
 
     async def _parts(self, ask: Ask, caller: Caller) -> list[_Part]:
-        limits = Limits(self._pool.model_tokens, self._pool.room, self._settings.default_max_tokens)
-        limits.check(ask)
+        limits = Limits(self._pool.model_tokens, self._pool.room_tokens, self._settings.default_max_tokens)
         check_bias(ask, self._pool.encoder.vocabulary)
         ask = await formed(ask, self._pool.encoder)
         request_id, created_ms = RequestId(secrets.token_hex(12)), self._clock.wall_ms()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.asks import Ask, Prompt
-from gateway.pools import Room
 from gateway.tokenizer import Encoder, Message
 from shared.errors import BadRequest
 
@@ -15,25 +14,19 @@ class Limits:
     """How long a request may be: by the model, and by what the pool's largest worker holds."""
 
     model_tokens: int
-    room: Room
+    room_tokens: int
+    """0: no worker is known yet, so only they can tell."""
     default_max_tokens: int
 
     @property
     def tokens(self) -> int:
-        return min(self.model_tokens, self.room.tokens) if self.room.tokens else self.model_tokens
+        return min(self.model_tokens, self.room_tokens) if self.room_tokens else self.model_tokens
 
     @property
     def bound(self) -> str:
         if self.tokens == self.model_tokens:
             return f"the model's length is {self.model_tokens}"
         return f"the KV memory of this model's largest worker holds {self.tokens}"
-
-    def check(self, ask: Ask) -> None:
-        """What needs no tokens to be seen. Raises `BadRequest`."""
-        choices = self.room.choices
-        if choices and ask.sampling.n > choices:
-            message = f"'n' is {ask.sampling.n}; the largest worker of this model holds {choices} sequences: ask for at most {choices}."
-            raise BadRequest(message, "n", "invalid_value")
 
     def max_tokens(self, ask: Ask, num_prompt: int, param: str) -> int:
         """Tokens that the request may generate. Raises `BadRequest` where prompt and output do not fit."""

@@ -142,12 +142,12 @@ class TestLogprobs:
         create = stage.served.openai.responses.create
         include: Any = ["message.output_text.logprobs"]
         answer = await create(model="org/tiny", input="hi", include=include, top_logprobs=3)
-        part: Any = answer.output[0].content[0]  # type: ignore[union-attr]
+        part: Any = answer.output[0].content[0]  # type: ignore[union-attr, index]
         assert [len(one.top_logprobs) for one in part.logprobs] == [3] * 5
         events = [event async for event in await create(model="org/tiny", input="hi", include=include, stream=True)]
         deltas = [event for event in events if event.type == "response.output_text.delta"]
         assert [len(event.logprobs) for event in deltas] == [3, 1]
-        assert (await create(model="org/tiny", input="hi")).output[0].content[0].logprobs == []  # type: ignore[union-attr]
+        assert (await create(model="org/tiny", input="hi")).output[0].content[0].logprobs == []  # type: ignore[union-attr, index]
 
 
 class TestPrompts:
@@ -243,6 +243,8 @@ class TestConversations:
         ]
         made = await stage.served.openai.responses.create(model="org/tiny", input=history)
         items = stage.served.openai.responses.input_items
+        with pytest.raises(openai.BadRequestError, match="when the response is created"):
+            await stage.served.openai.responses.retrieve(made.id, include=["message.output_text.logprobs"])
         page = await items.list(made.id, limit=2, order="asc")
         assert [one.role for one in page.data] == ["user", "assistant"]  # type: ignore[union-attr]
         everything = [one async for one in page]
@@ -260,7 +262,7 @@ class TestConversations:
         await responses.delete(made.id)
         for call in (responses.retrieve, responses.delete, responses.cancel, responses.input_items.list):
             with pytest.raises(openai.NotFoundError):
-                await call(made.id)  # type: ignore[operator]
+                await call(made.id)
         with pytest.raises(openai.NotFoundError) as caught:
             await responses.create(model="org/tiny", input="hi", previous_response_id=later.id)
         assert caught.value.param == "previous_response_id"

@@ -325,9 +325,9 @@ async def test_a_prompt_beyond_the_largest_workers_kv_memory(tokenizer: tuple[Pa
     settings = GatewaySettings(redis_url="", model=tokenizer[0], served_model_name="tiny")
     app = create_app(settings, fabric.as_fabric(), tokenizer[1])
     pool = app.state.gateway.default
-    pool.members = (replace(MEMBER, total_blocks=4, max_sequences=2), replace(MEMBER, total_blocks=2, max_sequences=3))
+    pool.members = (replace(MEMBER, total_blocks=4), replace(MEMBER, total_blocks=2))
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
-        for change, param in (({"prompt": "x" * 64}, "prompt"), ({"max_tokens": 63}, "max_tokens"), ({"n": 4}, "n")):
+        for change, param in (({"prompt": "x" * 64}, "prompt"), ({"max_tokens": 63}, "max_tokens")):
             answer = await client.post(COMPLETION_PATH, json={**COMPLETION, **change})
             assert (answer.status_code, error_of(answer)["param"]) == (400, param)
             assert "worker" in error_of(answer)["message"]
