@@ -16,6 +16,7 @@ from gateway.metrics import Meter
 from gateway.pools import ModelPool
 from gateway.prompts import Limits, check_bias, encode
 from gateway.settings import GatewaySettings
+from gateway.tools_intake import formed
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable, HeadstartError, NotFound, Refused
 from shared.fabric import LogHead, SubmitAnswer, SubmitStatus
@@ -87,6 +88,7 @@ class Intake:
     async def _parts(self, ask: Ask, caller: Caller) -> list[_Part]:
         limits = Limits(self._pool.model_tokens, self._pool.room_tokens, self._settings.default_max_tokens)
         check_bias(ask, self._pool.encoder.vocabulary)
+        ask = await formed(ask, self._pool.encoder)
         request_id, created_ms = RequestId(secrets.token_hex(12)), self._clock.wall_ms()
         parts = []
         for number, prompt in enumerate(ask.prompts):

@@ -68,14 +68,14 @@ def check_bias(ask: Ask, vocabulary: int) -> None:
 
 
 async def _chat(ask: Ask, messages: list[Message], param: str, encoder: Encoder, limits: Limits) -> tuple[int, ...]:
-    whole = await encoder.encode_chat(messages, param)
+    whole = await encoder.encode_chat(messages, param, ask.form.tools)
     room = limits.tokens - (ask.max_tokens or 1)
     if not ask.truncate or len(whole) <= room:
         return whole
-    return await _truncated(messages, param, encoder, room)
+    return await _truncated(ask, messages, param, encoder, room)
 
 
-async def _truncated(messages: list[Message], param: str, encoder: Encoder, room: int) -> tuple[int, ...]:
+async def _truncated(ask: Ask, messages: list[Message], param: str, encoder: Encoder, room: int) -> tuple[int, ...]:
     """Instructions stay; of the rest what follows the earliest user's turn that fits, or the last one if none does."""
     lasting = [one for one in messages if one["role"] in ("system", "developer")]
     turns = [one for one in messages if one["role"] not in ("system", "developer")]
@@ -83,6 +83,6 @@ async def _truncated(messages: list[Message], param: str, encoder: Encoder, room
     low, high = 0, len(starts) - 1
     while low < high:
         middle = (low + high) // 2
-        fits = len(await encoder.encode_chat([*lasting, *turns[starts[middle] :]], param)) <= room
+        fits = len(await encoder.encode_chat([*lasting, *turns[starts[middle] :]], param, ask.form.tools)) <= room
         low, high = (low, middle) if fits else (middle + 1, high)
-    return await encoder.encode_chat([*lasting, *turns[starts[low] :]], param)
+    return await encoder.encode_chat([*lasting, *turns[starts[low] :]], param, ask.form.tools)
