@@ -36,7 +36,7 @@ class CoreMemory(CorePulls):
 
     def _coming(self, sequence: Sequence) -> int:
         """Also those that come back by themselves: at the end of the running step, or of pulls given up."""
-        given_up = sum(len(intake.blocks) for intake in self.intakes.values() if intake.abandoned)
+        given_up = sum(len(self.pulled_blocks(intake)) for intake in self.intakes.values() if intake.abandoned)
         return self._available(sequence) + self.blocks.pending_blocks + given_up
 
     def _watermark(self, sequence: Sequence) -> int:
@@ -94,8 +94,12 @@ class CoreMemory(CorePulls):
         if sequence.blocks or sequence is self._oldest():
             return sequence not in self._preempted
         needed = self.blocks.blocks_for(sequence.num_tokens)
-        room = self.blocks.free_blocks + self.reclaimable_blocks() - self.settings.watermark_blocks
-        return sequence not in self._preempted and room >= needed and room - self._promised() >= needed
+        room = self.blocks.free_blocks + self.reclaimable_blocks() - self.settings.watermark_blocks - self._promised()
+        return sequence not in self._preempted and (room >= needed or room >= needed - self._shareable(sequence))
+
+    def _shareable(self, sequence: Sequence) -> int:
+        """Blocks of its prefix that running sequences hold: it takes no free ones for them."""
+        return sum(1 for number in self.cached_prefix(sequence) if not self.blocks.is_cached(number))
 
     def _promised(self) -> int:
         """Blocks that started requests still need for the tokens they know."""

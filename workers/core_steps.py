@@ -29,7 +29,8 @@ class CoreSteps(CoreRequests):
         self._preempted.clear()
         self.hand_back_misfits()
         for owned in [owned for owned in self.owned.values() if owned.source]:
-            if self.room_for_pull(owned):
+            self.skip_covered_pull(owned)
+            if owned.source and self.room_for_pull(owned):
                 self.start_pull(owned)
         while len(self.running) < self._depth() and (step := self._next_step()):
             self._launch(step)
@@ -70,10 +71,11 @@ class CoreSteps(CoreRequests):
 
     def _add(self, builder: StepBuilder, sequence: Sequence) -> bool:
         """As many of its tokens as budget and memory have room for; one that lost its blocks in this round waits."""
-        left = sequence.left
-        if not left or sequence in self._preempted or not self._is_here(sequence):
+        if not sequence.left or sequence in self._preempted or not self._is_here(sequence):
             return False
-        count = self.tokens_with_room(sequence, min(left, builder.left))
+        if self.start_from_cache(sequence) and sequence.limit is not None:
+            self.raise_offer(sequence)
+        count = self.tokens_with_room(sequence, min(sequence.left, builder.left))
         if count:
             builder.add(sequence, count)
         return bool(count)
@@ -124,7 +126,7 @@ class CoreSteps(CoreRequests):
         index = sequence.num_generated
         sequence.append(token)
         finish = self._finish_of(owned, token)
-        self.command(Emit(owned.spec.request_id, owned.attempt, 0, index, (token,), (logprob,), finish))
+        self.command(Emit(owned.spec.request_id, owned.attempt, 0, index, (token,), (logprob,), finish, owned.take_cached()))
         if finish:
             self.learn_output(sequence.num_generated)
             self.end_choice(owned)
@@ -158,6 +160,7 @@ class CoreSteps(CoreRequests):
     def fail_alone(self, sequence: Sequence, error: str) -> None:
         self.clear_suspect(sequence)
         request_id = sequence.spec.request_id
+        self.blocks.distrust(sequence.blocks)
         assist = self._assist_of(sequence)
         if assist:
             sequence.rewind(sequence.num_computed)

@@ -160,6 +160,8 @@ class Emit:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: FinishReason | None = None
+    cached_tokens: int = 0
+    """Prompt tokens that the attempt found in the cache, with its first token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,8 @@ class OutputBook:
 
     def _write_down(self, output: _Output, emit: Emit, count: int, pieces: list[str], finish: FinishReason | None) -> None:
         now = self._clock.wall_ms()
-        entry = LogTokens(emit.choice, emit.index, emit.token_ids[:count], "".join(pieces), emit.logprobs[:count], finish, now)
+        text, cached = "".join(pieces), emit.cached_tokens
+        entry = LogTokens(emit.choice, emit.index, emit.token_ids[:count], text, emit.logprobs[:count], finish, now, cached_tokens=cached)
         output.waiting.append(entry)
         if finish is not None:
             output.end = LogEnd(Phase.FINISHED, at_ms=now)
