@@ -18,6 +18,7 @@ from shared.clock import Clock
 from shared.errors import BadRequest, FabricUnavailable, NotFound, Refused
 from shared.fabric import Fabric, LogHead, SubmitAnswer, SubmitStatus
 from shared.messages import Submission
+from shared.prefixes import prefix_hashes
 from shared.types import NO_GATEWAY, RequestId, RequestSpec
 
 
@@ -107,7 +108,7 @@ class Intake:
     def _head(self, ask: Ask, prompt: tuple[int, ...], caller: Caller) -> LogHead:
         seed = secrets.randbelow(MAX_SEED + 1) if ask.seed is None else ask.seed
         sampling = ask.sampling(self._max_tokens(ask, len(prompt)), seed)
-        spec = RequestSpec(RequestId(secrets.token_hex(12)), ask.model, prompt, sampling, self._clock.wall_ms())
+        spec = RequestSpec(RequestId(secrets.token_hex(12)), ask.model, prompt, sampling, self._clock.wall_ms(), salt=caller.owner_key)
         return LogHead(spec, ask.api.to_json(), caller.owner_key)
 
     def _max_tokens(self, ask: Ask, num_prompt: int) -> int:
@@ -133,7 +134,13 @@ class Intake:
         spec, background = head.spec, ask.api.background
         gateway = NO_GATEWAY if background else self._settings.gateway_id
         return Submission(
-            spec.request_id, len(spec.prompt), spec.sampling.max_tokens, spec.created_ms, background=background, gateway=gateway
+            spec.request_id,
+            len(spec.prompt),
+            spec.sampling.max_tokens,
+            spec.created_ms,
+            background=background,
+            gateway=gateway,
+            prefix=prefix_hashes(spec.prompt, spec.salt),
         )
 
     async def _earlier(self, request_id: RequestId) -> LogHead:

@@ -130,6 +130,7 @@ class Backlog:
             request.assists_lost,
             request.submission.priority,
             request.deadline,
+            request.submission.prefix,
         )
 
     def check(self) -> None:

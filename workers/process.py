@@ -197,6 +197,7 @@ def worker_info(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine,
         max_sequences=settings.max_sequences,
         token_budget=settings.token_budget,
         max_model_tokens=engine.max_model_tokens,
+        prefix_cache=settings.prefix_cache,
     )
 
 
