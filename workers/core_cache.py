@@ -56,12 +56,16 @@ class CoreCache(CoreState):
                 return
             yield number
 
+    def root_of(self, sequence: Sequence) -> Content:
+        """Only sequences of one tenant meet."""
+        return self.blocks.root(self.settings.fingerprint, sequence.spec.salt)
+
     def _content(self, sequence: Sequence, at: int, *, known: bool = False) -> Content | None:
         """Of its block `at`; None if its hash collides, or, if it is to be `known`, if no other block can hold it."""
         contents, size = sequence.contents, self.settings.block_tokens
         if at < len(contents):
             return contents[at]
-        parent = contents[-1] if contents else self.blocks.root(self.settings.fingerprint, sequence.spec.salt)
+        parent = contents[-1] if contents else self.root_of(sequence)
         tokens = sequence.ids(at * size, (at + 1) * size).tobytes()
         content = self.blocks.known(parent, tokens) if known else self.blocks.name(parent, tokens)
         if content is not None:
