@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from scheduler.cost_model import assist_limit, can_hold, fits, own_seconds, prefill_seconds, pull_seconds, usable_cut
+from scheduler.cost_model import assist_limit, can_hold, fits, own_seconds, prefill_seconds, pull_seconds, request_rate, usable_cut
 from scheduler.policies.base import Assist, Take
 from scheduler.settings import SchedulerSettings
 from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
@@ -25,6 +25,9 @@ class TakeWhenFree:
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
 
+    def meet(self, view: ClusterView, waiting: WaitingView) -> None:
+        """Nothing is decided before somebody is free."""
+
     def classify(self, view: ClusterView) -> Roles:
         """Of the workers that can hand over to one another, those near the fastest own. The fastest always does."""
         ready = [worker for worker in view.workers.values() if worker.ready]
@@ -36,12 +39,23 @@ class TakeWhenFree:
         return Roles(owners, frozenset(w.ref for w in ready) - owners)
 
     def take(self, view: ClusterView, worker: WorkerView) -> Take | None:
-        """The first in the line that this worker could ever hold, and nobody behind it: large prompts do not starve."""
-        for waiting in view.waiting.first(self._settings.look_ahead):
-            if fits(worker, waiting):
-                return self._best_place(view, worker, waiting)
-            if can_hold(worker, waiting.num_tokens):
+        """The first in the line that this worker could ever hold, and nobody behind it: large prompts do not starve.
+
+        But one whose head start grows this very moment is left to its low-end as long as one of the next is not: what a chunk that is
+        being computed has cost would be lost.
+        """
+        growing: WaitingView | None = None
+        for looked, waiting in enumerate(view.waiting.first(self._settings.look_ahead)):
+            if growing is not None and looked > self._settings.leave_growing:
                 break
+            if fits(worker, waiting):
+                if not _grows(view, waiting):
+                    return self._best_place(view, worker, waiting)
+                growing = growing or waiting
+            elif can_hold(worker, waiting.num_tokens):
+                break
+        if growing is not None:
+            return self._best_place(view, worker, growing)
         return self._take_own(view, worker)
 
     def _best_place(self, view: ClusterView, asked: WorkerView, waiting: WaitingView) -> Take:
@@ -89,14 +103,20 @@ class TakeWhenFree:
         return cut if prefill_seconds(worker, start, cut) > pull_seconds(worker, giver, cut - start) else 0
 
     def assist(self, view: ClusterView, worker: WorkerView) -> Assist | None:
-        """The oldest prompt without a head start that is not about to be taken anyway and is longer than a granule."""
+        """The oldest prompt without a head start that will still wait when this worker has computed it; at least the last in the line."""
+        last: Assist | None = None
+        rate = 0.0
         for looked, waiting in enumerate(view.waiting.without_head_start(view.about_to_take)):
             if looked == self._settings.look_ahead:
                 break
             limit = assist_limit(worker, waiting.num_tokens)
-            if limit > 0 and not self._held_by_an_owner(view, worker, waiting, limit):
+            if limit <= 0 or self._held_by_an_owner(view, worker, waiting, limit):
+                continue
+            last = last or Assist(waiting.request_id, limit)
+            rate = rate or sum(request_rate(view.workers[ref], waiting) for ref in view.roles.owners)
+            if (view.about_to_take + looked) >= rate * prefill_seconds(worker, 0, limit):
                 return Assist(waiting.request_id, limit)
-        return None
+        return last
 
     def _held_by_an_owner(self, view: ClusterView, giver: WorkerView, waiting: WaitingView, limit: int) -> bool:
         """A head start saves nothing where an owner's cache ends so late that computing the rest there costs less than its transfer."""
@@ -108,3 +128,8 @@ class TakeWhenFree:
             if limit <= cached or prefill_seconds(owner, cached, limit) <= pull_seconds(owner, giver, limit - cached):
                 return True
         return False
+
+
+def _grows(view: ClusterView, waiting: WaitingView) -> bool:
+    held = waiting.head_start
+    return held is not None and held.worker in view.workers and not held.stopped and held.offered < held.limit
