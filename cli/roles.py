@@ -105,6 +105,10 @@ def worker(
     ] = 30.0,
     max_assists: Annotated[int, typer.Option(min=1, help="Head starts advanced at the same time.")] = 2,
     depth: Annotated[int, typer.Option(min=1, max=2, help="Engine steps under way at once; 2 plans one while the other runs.")] = 1,
+    prefix_cache: Annotated[
+        bool,
+        typer.Option("--prefix-cache/--no-prefix-cache", help="Keep the KV of prompts for later ones of the same tenant that begin alike."),
+    ] = True,
     log_level: LogLevel = "info",
 ) -> None:
     """One device: prefill, decode, head starts."""
@@ -131,5 +135,6 @@ def worker(
         drain_s=drain_s,
         max_assists=max_assists,
         depth=depth,
+        prefix_cache=prefix_cache,
     )
     asyncio.run(serve(settings))

@@ -21,6 +21,7 @@ from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable, HeadstartError, NotFound, Refused
 from shared.fabric import LogHead, SubmitAnswer, SubmitStatus
 from shared.messages import Submission
+from shared.prefixes import prefix_hashes
 from shared.types import NO_GATEWAY, RequestId, RequestSpec
 
 
@@ -124,6 +125,7 @@ class Intake:
             background=background,
             gateway=NO_GATEWAY if background else self._settings.gateway_id,
             num_choices=spec.sampling.n,
+            prefix=prefix_hashes(spec.prompt, spec.salt),
         )
 
     async def _submit(self, part: _Part, caller: Caller) -> SubmitAnswer:

@@ -139,6 +139,7 @@ class Backlog:
             request.deadline,
             request.submission.num_choices,
             request.submission.num_prompt,
+            request.submission.prefix,
         )
 
     def check(self) -> None:

@@ -25,8 +25,14 @@ def own_blocks(worker: WorkerView, head_start: HeadStartView | None) -> int:
     return head_start.offered // worker.block_tokens
 
 
+def own_seconds(worker: WorkerView, giver: WorkerView | None, waiting: WaitingView, cut: int, cached: int) -> float:
+    """Seconds until this worker has the whole prompt: its queue, the pull, and the prefill of what neither cache nor pull brings."""
+    pull = pull_seconds(worker, giver, cut - cached) if giver is not None and cut > cached else 0.0
+    return queued_seconds(worker) + pull + prefill_seconds(worker, max(cut, cached), waiting.num_tokens)
+
+
 def assign_amount(worker: WorkerView, waiting: WaitingView, cut: int = 0) -> Amount:
-    """What owning this request takes, `[0, cut)` being computed elsewhere: the prompt once, and the expected output of each choice.
+    """What owning this request takes, `[0, cut)` being computed elsewhere or cached: the prompt once, and each choice's expected output.
 
     At most the whole worker: a request whose prompt fits is not kept from it by an output that might not.
     """

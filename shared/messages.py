@@ -202,6 +202,8 @@ class WorkerInfo:
     max_sequences: int
     token_budget: int
     max_model_tokens: int
+    prefix_cache: bool = True
+    """Whether it keeps the KV of what it computed for prompts that begin alike."""
 
 
 @dataclass(frozen=True, slots=True)

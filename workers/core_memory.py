@@ -36,7 +36,7 @@ class CoreMemory(CorePulls):
 
     def _coming(self, sequence: Sequence) -> int:
         """Also those that come back by themselves: at the end of the running step, or of pulls given up."""
-        given_up = sum(len(intake.blocks) for intake in self.intakes.values() if intake.abandoned)
+        given_up = sum(len(self.pulled_blocks(intake)) for intake in self.intakes.values() if intake.abandoned)
         return self._available(sequence) + self.blocks.pending_blocks + given_up
 
     def _watermark(self, sequence: Sequence) -> int:
@@ -108,13 +108,17 @@ class CoreMemory(CorePulls):
         if sequence.blocks or sequence is self._oldest():
             return True
         needed = sum(self._unmet(owned, choice) for choice in owned.choices) if sequence is owned.sequence else self._unmet(owned, sequence)
-        room = self.blocks.free_blocks + self.reclaimable_blocks() - self.settings.watermark_blocks
-        return room >= needed and room - self._promised() >= needed
+        room = self.blocks.free_blocks + self.reclaimable_blocks() - self.settings.watermark_blocks - self._promised()
+        return room >= needed or room >= needed - self._shareable(sequence)
 
     def _unmet(self, owned: Owned, sequence: Sequence) -> int:
         """Blocks that a choice still needs for the tokens it knows."""
         shared = self.shared_blocks(sequence) if self._waits_for_prompt(owned, sequence) else 0
         return max(0, self._missing(sequence, sequence.num_tokens) - shared)
+
+    def _shareable(self, sequence: Sequence) -> int:
+        """Blocks of its prefix that running sequences hold: it takes no free ones for them."""
+        return sum(1 for number in self.cached_prefix(sequence) if not self.blocks.is_cached(number))
 
     def _promised(self) -> int:
         """Blocks that requests which have started still need for the tokens they know."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from shared.messages import AssistState, Credit, OwnedState, Report, WorkerState
 from shared.types import JobSeq, RequestId
-from workers.core_state import CoreState, Owned
+from workers.core_cache import CoreCache
+from workers.core_state import Owned
 from workers.events import SendReport
 from workers.sequence import Sequence
 from workers.settings import WorkerSettings
@@ -14,7 +15,7 @@ LEARNING_RATE = 0.1
 """Weight of the latest output in the expected length of outputs."""
 
 
-class CoreReports(CoreState):
+class CoreReports(CoreCache):
     def __init__(self, settings: WorkerSettings) -> None:
         super().__init__(settings)
         self._counter = 0
@@ -82,7 +83,7 @@ class CoreReports(CoreState):
         return max(0, self.blocks.blocks_for(final) - held)
 
     def reclaimable_blocks(self) -> int:
-        """Blocks of head starts that owned work may take back: nobody pulls them or is about to."""
+        """Blocks of head starts that owned work may take back: nobody pulls them or is about to, and nobody else uses them."""
         return sum(
             self.blocks.unshared(assist.sequence.blocks) for assist in self.assists.values() if not (assist.offer.sends or assist.taken_by)
         )

@@ -30,7 +30,8 @@ class CoreSteps(CoreRequests):
         self.hand_back_misfits()
         self._fork_all()
         for owned in [owned for owned in self.owned.values() if owned.source]:
-            if self.room_for_pull(owned):
+            self.skip_covered_pull(owned)
+            if owned.source and self.room_for_pull(owned):
                 self.start_pull(owned)
         while len(self.running) < self._depth() and (step := self._next_step()):
             self._launch(step)
@@ -78,10 +79,11 @@ class CoreSteps(CoreRequests):
 
     def _add(self, builder: StepBuilder, sequence: Sequence) -> bool:
         """As many of its tokens as budget and memory have room for; one that lost its blocks in this round waits."""
-        left = sequence.left
-        if not left or sequence in self._preempted or not self._is_here(sequence):
+        if not sequence.left or sequence in self._preempted or not self._is_here(sequence):
             return False
-        count = self.tokens_with_room(sequence, min(left, builder.left))
+        if self.start_from_cache(sequence) and sequence.limit is not None:
+            self.raise_offer(sequence)
+        count = self.tokens_with_room(sequence, min(sequence.left, builder.left))
         if count:
             builder.add(sequence, count)
         return bool(count)
@@ -136,7 +138,7 @@ class CoreSteps(CoreRequests):
         logprobs, top = (event.logprobs[sample],), tuple(event.top_logprobs[sample : sample + 1])
         asked = bool(owned.spec.sampling.top_logprobs)
         place = (owned.spec.request_id, owned.attempt, sequence.choice, index)
-        self.command(Emit(*place, (token,), logprobs, finish, top if asked else ()))
+        self.command(Emit(*place, (token,), logprobs, finish, top if asked else (), owned.take_cached()))
         if finish:
             self.learn_output(sequence.num_generated)
             self.end_choice(owned, sequence)
@@ -170,6 +172,7 @@ class CoreSteps(CoreRequests):
     def fail_alone(self, sequence: Sequence, error: str) -> None:
         self.clear_suspect(sequence)
         request_id = sequence.spec.request_id
+        self.blocks.distrust(sequence.blocks)
         assist = self._assist_of(sequence)
         if assist:
             sequence.rewind(sequence.num_computed)

@@ -172,6 +172,8 @@ class Emit:
     logprobs: tuple[float, ...]
     finish: FinishReason | None = None
     top_logprobs: tuple[TopLogprobs, ...] = ()
+    cached_tokens: int = 0
+    """Prompt tokens that the attempt found in the cache, with its first token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,9 @@ class OutputBook:
 
     def _write_down(self, output: _Output, emit: Emit, count: int, pieces: list[str], finish: FinishReason | None) -> None:
         now, text, top = self._clock.wall_ms(), "".join(pieces), emit.top_logprobs[:count]
-        entry = LogTokens(emit.choice, emit.index, emit.token_ids[:count], text, emit.logprobs[:count], finish, now, top)
+        entry = LogTokens(
+            emit.choice, emit.index, emit.token_ids[:count], text, emit.logprobs[:count], finish, now, top, emit.cached_tokens
+        )
         output.waiting.append(entry)
         if finish is not None:
             del output.texts[emit.choice]

@@ -66,6 +66,7 @@ class WorkerProcessSettings:
     drain_s: float = 30.0
     max_assists: int = 2
     depth: int = 1
+    prefix_cache: bool = True
     fake_kv_bytes: int = BYTES_PER_TOKEN
     """KV bytes of one token of the engine without a model, rounded to what it can make."""
 
@@ -182,6 +183,7 @@ def core_settings(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engin
         kv_bytes_per_token=engine.kv.bytes_per_token,
         profile=profile,
         depth=settings.depth,
+        prefix_cache=settings.prefix_cache,
         max_assists=settings.max_assists,
     )
 
@@ -199,6 +201,7 @@ def worker_info(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine,
         max_sequences=settings.max_sequences,
         token_budget=settings.token_budget,
         max_model_tokens=engine.max_model_tokens,
+        prefix_cache=settings.prefix_cache,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from shared.types import BlockId, RequestSpec, SamplingParams
 from workers.engine import History, Int32
+from workers.prefix_cache import Content
 
 
 class Sequence:
@@ -36,8 +39,12 @@ class Sequence:
         self.run = 0
         """Rises when progress is taken back: what an earlier run still computes is not believed."""
         self.blocks: list[BlockId] = []
-        self.keys: list[bytes] = []
-        """Content hashes of the leading full blocks."""
+        self.num_sealed = 0
+        """Leading blocks whose contents are named: full, computed, never written again."""
+        self.contents: list[Content] = []
+        """What leading full blocks of its tokens hold, whether it has such blocks or not: worked out once."""
+        self.num_cached: int | None = None
+        """Prompt tokens that its first start found in this worker's cache; None: not started yet."""
 
     @property
     def goal(self) -> int:
@@ -91,7 +98,8 @@ class Sequence:
 
     def fork_from(self, other: Sequence, blocks: int, block_tokens: int) -> None:
         """Starts behind the first full blocks of `other`, which both now have in their tables; a sequence without blocks only."""
-        self.blocks, self.keys = other.blocks[:blocks], other.keys[:blocks]
+        self.blocks, self.contents = other.blocks[:blocks], other.contents[:blocks]
+        self.num_sealed = min(blocks, other.num_sealed)
         self.num_computed = self.num_planned = blocks * block_tokens
 
     def rewind(self, num_computed: int = 0) -> None:
@@ -100,11 +108,17 @@ class Sequence:
         self.num_computed = self.num_planned = num_computed
         self.pending = 0
 
+    def reuse(self, blocks: Iterable[BlockId], tokens: int) -> None:
+        """Starts behind `tokens` that these blocks hold already; a sequence without blocks only."""
+        self.blocks.extend(blocks)
+        self.num_sealed = len(self.blocks)
+        self.num_computed = self.num_planned = tokens
+
     def check(self, block_tokens: int) -> None:
         ordered = 0 <= self.num_computed <= self.num_planned <= self.num_tokens + self.pending
         roomy = self.num_planned <= len(self.blocks) * block_tokens
         bounded = self.limit is None or (self.num_planned <= self.limit and not self.pending)
-        if not (ordered and roomy and bounded and len(self.keys) <= len(self.blocks)):
+        if not (ordered and roomy and bounded and self.num_sealed * block_tokens <= self.num_computed):
             raise AssertionError(f"{self!r} is no prefix in its blocks")
 
     def _grow(self, more: int) -> None:

@@ -8,7 +8,7 @@ point often, rare ones included: where a step happens only in a certain kind of 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from scheduler.simulation.steps import POINTS, Fault, Point, Step, faults_of
@@ -56,6 +56,9 @@ class Scenario:
     reserved_output: int = 16
     """Output tokens that scheduler and workers reserve before they have learned: too few make a worker preempt."""
     drains: int = 0
+    shared_share: float = 0.0
+    """Requests whose prompt begins like others'."""
+    tenants: int = 1
     restarts: bool = True
     """Whether a killed worker comes back as a new incarnation."""
 
@@ -166,7 +169,15 @@ def make_schedule(seed: int) -> Schedule:
     aimed = PlannedFault(step, _occurrence(step, rng), fault)
     faults = [*_enablers(step, rng), aimed, *(_any_fault(rng) for _ in range(rng.choice(_OTHERS)))]
     unique = {(planned.step, planned.occurrence): planned for planned in reversed(faults)}
-    return Schedule(seed, _scenario(step, rng), tuple(sorted(unique.values(), key=str)))
+    return Schedule(seed, _share(seed, _scenario(step, rng)), tuple(sorted(unique.values(), key=str)))
+
+
+def _share(seed: int, scenario: Scenario) -> Scenario:
+    """In two worlds of five prompts begin alike, in some of them for two tenants. Drawn apart, so that other worlds stay as they are."""
+    rng = Random(seed * 104_729 + 5)
+    if scenario.prompts is _ALMOST_FULL or rng.random() >= 0.4:
+        return scenario
+    return replace(scenario, shared_share=rng.choice((0.6, 1.0)), tenants=rng.choice((1, 2, 2)))
 
 
 def _occurrence(step: Step, rng: Random) -> int:

@@ -13,7 +13,7 @@ from scheduler.simulation.answer import Answer, expected_answers
 from shared.fabric import FenceAnswer, Record, WriteStatus
 from shared.messages import LogEnd, LogEntry, LogTokens, Report
 from shared.request import TERMINAL
-from shared.types import Phase, RequestId
+from shared.types import BlockId, Phase, RequestId
 from workers.output import Append
 
 if TYPE_CHECKING:
@@ -51,11 +51,26 @@ class Oracle:
         """Lives that ended, or seemed to: how many attempts can have ended in a crash."""
         self._quiet_since: float | None = None
         self.outcomes: Counter[str] = Counter()
+        self.cached_tokens = 0
+        """That sequences found in their worker's cache."""
+        self._writers: dict[tuple[str, BlockId], str] = {}
+        """Whose prompt each block was filled with."""
 
     # -- after every event
 
     def worker_moved(self, shell: WorkerShell) -> None:
         self._check(f"{shell.name} check()", shell.core.check)
+        if self._world.schedule.scenario.tenants > 1:
+            self._tenants_apart(shell)
+
+    def _tenants_apart(self, shell: WorkerShell) -> None:
+        """What a sequence reads as computed was written for its tenant: seen from the tables alone, while it is filled and ever after."""
+        for sequence in shell.core.sequences:
+            salt = sequence.spec.salt
+            for at, number in enumerate(sequence.blocks):
+                writer = self._writers.setdefault((shell.name, number), salt) if at < sequence.num_sealed else salt
+                self._must(writer == salt, f"{shell.name}: {sequence!r} of {salt!r} reads block {number}, written for {writer!r}")
+                self._writers[shell.name, number] = salt
 
     def scheduler_moved(self, shell: SchedulerShell) -> None:
         self._check(f"{shell.name} check()", shell.core.check)

@@ -214,6 +214,8 @@ class WorkerShell(Process):
                 self._report(report)
             case TellStory(request_id, what, data):
                 self.tell(f"says of {request_id}: {what}", data)
+                if what == "cached":
+                    self.world.oracle.cached_tokens += int(str(data["tokens"]))
                 if what == "preempted":
                     self.world.oracle.preempted(self, request_id)
                     self.moment(Step.WORKER_PREEMPTING, lambda: None)

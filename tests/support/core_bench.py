@@ -41,8 +41,11 @@ class Bench:
         return self.do(Assigned(job, spec, (Delivered(generated),) if generated else ()))
 
     def order(self, spec: RequestSpec, limit: int = 1000) -> list[Any]:
+        return self.order_as("a", spec, limit)
+
+    def order_as(self, assist: str, spec: RequestSpec, limit: int = 1000) -> list[Any]:
         self.jobs += 1
-        return self.do(Ordered(AssistOrder(JobSeq(1, self.jobs), AssistId("a"), spec.request_id, limit), spec))
+        return self.do(Ordered(AssistOrder(JobSeq(1, self.jobs), AssistId(assist), spec.request_id, limit), spec))
 
     def step(self, *tokens: int) -> list[WorkerCommand]:
         """The oldest launched step ends and samples these."""

@@ -163,7 +163,8 @@ class Node:
         expected = Expected(pull.transfer, pull.request_id, pull.attempt, pull.span, kv.fingerprint, granule_bytes)
         good, _, why = good_prefix(arrival.header, arrival.payload, expected)
         if good:
-            self.engine.scatter(pull.blocks, TokenSpan(0, good), arrival.payload[: good * kv.bytes_per_token])
+            span = TokenSpan(pull.span.start, pull.span.start + good)
+            self.engine.scatter(pull.blocks, span, arrival.payload[: good * kv.bytes_per_token])
         nbytes = len(arrival.payload)
         arrival.release()
         self.soon(PullEnded(pull.transfer, good, nbytes, arrival.seconds, why))
