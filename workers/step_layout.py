@@ -49,15 +49,26 @@ class DecodeGroup:
     rows: torch.Tensor
 
 
-class StepLayout:
-    """The sequences of one step: `groups` of decodes that are attended together, and `chunks` attended one by one."""
+@dataclass(frozen=True, slots=True)
+class Decodes:
+    """All decodes of a step, for a kernel that reads blocks in place: `rows` [S] of the flat tokens, `tables` [S, B], `contexts` [S]."""
 
-    def __init__(self, plan: StepPlan, block_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+    rows: torch.Tensor
+    tables: torch.Tensor
+    contexts: torch.Tensor
+
+
+class StepLayout:
+    """The sequences of one step: `decodes` for a native kernel, or `groups` of them that are attended together by torch; and
+    `chunks` attended one by one."""
+
+    def __init__(self, plan: StepPlan, block_tokens: int, dtype: torch.dtype, device: torch.device, *, native: bool = False) -> None:
         self.slots = torch.from_numpy(plan.slots.astype(np.int64)).to(device, non_blocking=True)
         self._block_tokens = block_tokens
         self._dtype = dtype
         self._device = device
-        everyone = _chunks(plan, block_tokens)
+        self.decodes = _decodes(plan) if native else None
+        everyone = [chunk for chunk in _chunks(plan, block_tokens) if not native or chunk.stop - chunk.start > 1]
         together = [group for group in _by_context(everyone, PADDED_DECODE_TOKENS[device.type]) if len(group) > 1]
         self.groups = [DecodeGroup(number, group, self._rows(group)) for number, group in enumerate(together)]
         grouped = {chunk.start for group in together for chunk in group}
@@ -123,6 +134,14 @@ class StepLayout:
     def _slot_of(self, blocks: Int32, positions: Int64) -> Int64:
         slots: Int64 = blocks[positions // self._block_tokens].astype(np.int64) * self._block_tokens + positions % self._block_tokens
         return slots
+
+
+def _decodes(plan: StepPlan) -> Decodes | None:
+    alone = np.flatnonzero(np.diff(plan.starts) == 1)
+    if not len(alone):
+        return None
+    tables, contexts = np.ascontiguousarray(plan.block_tables[alone]), np.ascontiguousarray(plan.contexts[alone])
+    return Decodes(*(torch.from_numpy(array.astype(kind)) for array, kind in ((plan.starts[alone], np.int64), (tables, np.int32), (contexts, np.int32))))
 
 
 def _chunks(plan: StepPlan, block_tokens: int) -> list[Chunk]:
