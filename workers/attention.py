@@ -79,7 +79,7 @@ class PagedLayer:
         for chunk in step.chunks:
             out[chunk.start : chunk.stop] = self._attend_chunk(query[chunk.start : chunk.stop], chunk, step, scale, softcap)
         if step.decodes is not None:
-            self._attend_in_place(query, step.decodes, out, scale, softcap)
+            self._attend_in_place(query, step.decodes, step.seen_by_decodes(self._window), out, scale, softcap)
         for group in step.groups:
             out[group.rows] = self._attend_decodes(query[group.rows], *step.decode_slots(group, self._window), scale, softcap)
         return out
@@ -100,8 +100,10 @@ class PagedLayer:
         out = dot_product(grouped, keys, values, step.chunk_mask(chunk, self._window), True, scale, softcap)
         return out.permute(2, 1, 0, 3).reshape(n, heads, head_dim)
 
-    def _attend_in_place(self, query: torch.Tensor, decodes: Decodes, out: torch.Tensor, scale: float, softcap: float | None) -> None:
-        """Every decode of the step, over its blocks where they lie."""
+    def _attend_in_place(
+        self, query: torch.Tensor, decodes: Decodes, firsts: torch.Tensor, out: torch.Tensor, scale: float, softcap: float | None
+    ) -> None:
+        """Every decode of the step, over its blocks where they lie, from its first visible position in `firsts` on."""
         native = self._attention.native
         assert native is not None, "the layout of a step without kernels has no decodes of this kind"
         alone = len(query) == len(decodes.contexts)
@@ -114,9 +116,9 @@ class PagedLayer:
             answer.data_ptr(),
             decodes.tables.data_ptr(),
             decodes.contexts.data_ptr(),
+            firsts.data_ptr(),
             *decodes.tables.shape,
             self._attention.cache.block_tokens,
-            self._window or 0,
             query.shape[1],
             *self._keys.shape[1:],
             scale,

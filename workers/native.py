@@ -33,7 +33,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _SIGNATURES: dict[str, tuple[type, ...]] = {
     "pack": (c_void_p, c_void_p, c_int64, c_int64, c_void_p),
     "linear": (c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int, c_int),
-    "attend": (*[c_void_p] * 6, *[c_int64] * 7, c_float, c_float, c_int),
+    "attend": (*[c_void_p] * 7, *[c_int64] * 6, c_float, c_float, c_int),
     "rms_norm": (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_float, c_int),
 }
 

@@ -75,6 +75,7 @@ class StepLayout:
         self.chunks = [chunk for chunk in everyone if chunk.start not in grouped]
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
         self._slots: dict[tuple[int, int | None], slice | torch.Tensor] = {}
+        self._firsts: dict[int | None, torch.Tensor] = {}
         self._decodes: dict[tuple[int, int | None], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def context_slots(self, chunk: Chunk, window: int | None) -> slice | torch.Tensor:
@@ -100,6 +101,14 @@ class StepLayout:
         if key not in self._decodes:
             self._decodes[key] = self._pad_decodes(group.members, window)
         return self._decodes[key]
+
+    def seen_by_decodes(self, window: int | None) -> torch.Tensor:
+        """The first position that each of `decodes` sees, int32 `[S]`."""
+        if window not in self._firsts:
+            assert self.decodes is not None
+            contexts = self.decodes.contexts
+            self._firsts[window] = torch.zeros_like(contexts) if window is None else (contexts - window).clamp_(min=0)
+        return self._firsts[window]
 
     def _rows(self, group: list[Chunk]) -> torch.Tensor:
         return torch.tensor([chunk.start for chunk in group], dtype=torch.int64, device=self._device)
@@ -140,8 +149,8 @@ def _decodes(plan: StepPlan) -> Decodes | None:
     alone = np.flatnonzero(np.diff(plan.starts) == 1)
     if not len(alone):
         return None
-    tables, contexts = np.ascontiguousarray(plan.block_tables[alone]), np.ascontiguousarray(plan.contexts[alone])
-    return Decodes(*(torch.from_numpy(array.astype(kind)) for array, kind in ((plan.starts[alone], np.int64), (tables, np.int32), (contexts, np.int32))))
+    tables, contexts = (torch.from_numpy(array[alone].astype(np.int32)) for array in (plan.block_tables, plan.contexts))
+    return Decodes(torch.from_numpy(plan.starts[alone].astype(np.int64)), tables, contexts)
 
 
 def _chunks(plan: StepPlan, block_tokens: int) -> list[Chunk]:

@@ -192,7 +192,8 @@ void pack(const T* first, const T* second, int64_t columns, int64_t depth, T* pa
 struct Decodes {
   const int32_t* tables;    // [sequences, table_width]
   const int32_t* contexts;  // [sequences]
-  int64_t sequences, table_width, block_tokens, window;  // window 0: everything is seen
+  const int32_t* firsts;    // [sequences]: the first position that is seen
+  int64_t sequences, table_width, block_tokens;
   int64_t heads, kv_heads, head_dim;
   float scale, softcap;  // softcap 0: none
 };
@@ -221,7 +222,7 @@ float exponentiate(float* scores, int64_t n) {
 template <class T>
 void attend_one(const T* query, const T* keys, const T* values, T* out, const Decodes& d, int64_t s, int64_t kv_head, float* scratch) {
   const int64_t group = d.heads / d.kv_heads, dim = d.head_dim, context = d.contexts[s];
-  const int64_t from = d.window ? std::max<int64_t>(0, context - d.window) : 0, n = context - from;
+  const int64_t from = d.firsts[s], n = context - from;
   float *q = scratch, *acc = q + group * dim, *scores = acc + group * dim;
   for (int64_t i = 0; i < group * dim; ++i) q[i] = widen(query[i]) * d.scale, acc[i] = 0;
   for (int64_t t = 0; t < n; ++t) {
@@ -306,10 +307,10 @@ int64_t headstart_panel_columns(int gated) { return gated ? LANES : PANEL; }
     linear(x, panels, out, rows, depth, (columns + width - 1) / width, Epilogue{bias, columns, gated != 0}, threads);           \
   }                                                                                                                             \
   void headstart_attend_##NAME(const T* query, const T* keys, const T* values, T* out, const int32_t* tables,                   \
-                               const int32_t* contexts, int64_t sequences, int64_t table_width, int64_t block_tokens,           \
-                               int64_t window, int64_t heads, int64_t kv_heads, int64_t head_dim, float scale, float softcap,   \
+                               const int32_t* contexts, const int32_t* firsts, int64_t sequences, int64_t table_width,           \
+                               int64_t block_tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, float scale, float softcap,   \
                                int threads) {                                                                                   \
-    Decodes d{tables, contexts, sequences, table_width, block_tokens, window, heads, kv_heads, head_dim, scale, softcap};       \
+    Decodes d{tables, contexts, firsts, sequences, table_width, block_tokens, heads, kv_heads, head_dim, scale, softcap};       \
     attend(query, keys, values, out, d, threads);                                                                               \
   }                                                                                                                             \
   void headstart_rms_norm_##NAME(const T* x, const T* weight, T* out, int64_t rows, int64_t width, float eps, int threads) {    \

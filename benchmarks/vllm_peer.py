@@ -1,0 +1,39 @@
+"""Run by vLLM's own interpreter: reads cells as JSON lines, answers `RATE tokens_per_second`. Imports nothing of this project."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+
+def main() -> None:
+    # Absent here, present in the environment that `HEADSTART_BENCH_VLLM` names.
+    from vllm import LLM
+
+    folder, decoded = sys.argv[1], int(sys.argv[2])
+    engine: Any = LLM(
+        folder, dtype="bfloat16", max_model_len=4096, skip_tokenizer_init=True, enable_prefix_caching=True, disable_log_stats=True
+    )
+    for line in sys.stdin:
+        cell = json.loads(line)
+        first = generate(engine, cell["prompts"], 1)
+        if cell["kind"] == "prefill":
+            rate = sum(map(len, cell["prompts"])) / first
+        else:
+            rate = len(cell["prompts"]) * decoded / (generate(engine, cell["prompts"], 1 + decoded) - first)
+        print(f"RATE {rate}", flush=True)
+
+
+def generate(engine: Any, prompts: list[list[int]], count: int) -> float:
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=0.0, max_tokens=count, min_tokens=count, ignore_eos=True, detokenize=False)
+    began = time.perf_counter()
+    engine.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
