@@ -47,14 +47,17 @@ inline void narrow(bf16* p, float x) {
   p->bits = uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
+typedef float four __attribute__((vector_size(16)));
+inline float sum(four v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+#if defined(__AVX2__)
+typedef float eight __attribute__((vector_size(32)));
+inline float sum(eight v) { return sum(__builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7)); }
+#endif
+#if defined(__AVX512F__)
 inline float sum(vec v) {
-  for (int step = LANES / 2; step; step /= 2) {
-    ints turned;
-    for (int i = 0; i < LANES; ++i) turned[i] = i ^ step;
-    v += __builtin_shuffle(v, turned);
-  }
-  return v[0];
+  return sum(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
 }
+#endif
 
 inline vec pick(ints mask, vec yes, vec no) { return (vec)((mask & (ints)yes) | (~mask & (ints)no)); }
 
@@ -198,10 +201,14 @@ struct Decodes {
   float scale, softcap;  // softcap 0: none
 };
 
-template <class T>
-inline const T* slot(const T* cache, const Decodes& d, int64_t sequence, int64_t position, int64_t kv_head) {
-  int64_t block = d.tables[sequence * d.table_width + position / d.block_tokens];
-  return cache + ((block * d.block_tokens + position % d.block_tokens) * d.kv_heads + kv_head) * d.head_dim;
+// Calls `each(index, row)` with the K or V row of every position in [from, context), block by block.
+template <class T, class Each>
+inline void walk(const T* cache, const Decodes& d, int64_t s, int64_t kv_head, Each each) {
+  const int64_t context = d.contexts[s], from = d.firsts[s], size = d.block_tokens, stride = d.kv_heads * d.head_dim;
+  for (int64_t start = from / size * size; start < context; start += size) {
+    const T* block = cache + d.tables[s * d.table_width + start / size] * size * stride + kv_head * d.head_dim;
+    for (int64_t at = std::max(start, from); at < std::min(start + size, context); ++at) each(at - from, block + (at - start) * stride);
+  }
 }
 
 // Softmax over `n` scores in place, not yet divided by its sum, which is returned.
@@ -219,35 +226,83 @@ float exponentiate(float* scores, int64_t n) {
   return total;
 }
 
+// G query heads of D * LANES values that share one KV head. `scores` is [G][context].
+template <int G, int D, class T>
+void attend_heads(const T* query, const T* keys, const T* values, T* out, const Decodes& d, int64_t s, int64_t kv_head, float* scores) {
+  const int64_t n = d.contexts[s] - d.firsts[s];
+  vec q[G][D], acc[G][D] = {};
+  for (int g = 0; g < G; ++g)
+    for (int i = 0; i < D; ++i) q[g][i] = widen(query + (g * D + i) * LANES) * d.scale;
+  walk(keys, d, s, kv_head, [&](int64_t t, const T* key) {
+    vec dot[G] = {};
+#pragma GCC unroll 8
+    for (int i = 0; i < D; ++i) {
+      vec k = widen(key + i * LANES);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) dot[g] += k * q[g][i];
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) scores[g * n + t] = sum(dot[g]);
+  });
+  float totals[G];
+  for (int g = 0; g < G; ++g) {
+    if (d.softcap)
+      for (int64_t t = 0; t < n; ++t) scores[g * n + t] = std::tanh(scores[g * n + t] / d.softcap) * d.softcap;
+    totals[g] = exponentiate(scores + g * n, n);
+  }
+  walk(values, d, s, kv_head, [&](int64_t t, const T* value) {
+#pragma GCC unroll 8
+    for (int i = 0; i < D; ++i) {
+      vec v = widen(value + i * LANES);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) acc[g][i] += v * scores[g * n + t];
+    }
+  });
+  for (int g = 0; g < G; ++g)
+    for (int i = 0; i < D; ++i) narrow(out + (g * D + i) * LANES, acc[g][i] / totals[g]);
+}
+
+// As many query heads at a time as have their queries and sums in registers.
+template <int D, class T>
+void attend_group(const T* query, const T* keys, const T* values, T* out, const Decodes& d, int64_t s, int64_t kv_head, float* scores) {
+  for (int64_t group = d.heads / d.kv_heads, g = 0; g < group;) {
+    const T* q = query + g * d.head_dim;
+    T* to = out + g * d.head_dim;
+    if (D <= 4 && group - g >= 4) attend_heads<4, D>(q, keys, values, to, d, s, kv_head, scores), g += 4;
+    else if (D <= 4 && group - g == 3) attend_heads<3, D>(q, keys, values, to, d, s, kv_head, scores), g += 3;
+    else if (group - g >= 2) attend_heads<2, D>(q, keys, values, to, d, s, kv_head, scores), g += 2;
+    else attend_heads<1, D>(q, keys, values, to, d, s, kv_head, scores), g += 1;
+  }
+}
+
+// Any head size, one query head at a time. `scratch` is [2 * head_dim + context].
+template <class T>
+void attend_plain(const T* query, const T* keys, const T* values, T* out, const Decodes& d, int64_t s, int64_t kv_head, float* scratch) {
+  const int64_t dim = d.head_dim, n = d.contexts[s] - d.firsts[s];
+  float *q = scratch, *acc = q + dim, *scores = acc + dim;
+  for (int64_t g = 0; g < d.heads / d.kv_heads; ++g) {
+    for (int64_t i = 0; i < dim; ++i) q[i] = widen(query[g * dim + i]) * d.scale, acc[i] = 0;
+    walk(keys, d, s, kv_head, [&](int64_t t, const T* key) {
+      float dot = 0;
+      for (int64_t i = 0; i < dim; ++i) dot += widen(key[i]) * q[i];
+      scores[t] = d.softcap ? std::tanh(dot / d.softcap) * d.softcap : dot;
+    });
+    float total = exponentiate(scores, n);
+    walk(values, d, s, kv_head, [&](int64_t t, const T* value) {
+      for (int64_t i = 0; i < dim; ++i) acc[i] += widen(value[i]) * scores[t];
+    });
+    for (int64_t i = 0; i < dim; ++i) narrow(out + g * dim + i, acc[i] / total);
+  }
+}
+
 template <class T>
 void attend_one(const T* query, const T* keys, const T* values, T* out, const Decodes& d, int64_t s, int64_t kv_head, float* scratch) {
-  const int64_t group = d.heads / d.kv_heads, dim = d.head_dim, context = d.contexts[s];
-  const int64_t from = d.firsts[s], n = context - from;
-  float *q = scratch, *acc = q + group * dim, *scores = acc + group * dim;
-  for (int64_t i = 0; i < group * dim; ++i) q[i] = widen(query[i]) * d.scale, acc[i] = 0;
-  for (int64_t t = 0; t < n; ++t) {
-    const T* key = slot(keys, d, s, from + t, kv_head);
-    for (int64_t g = 0; g < group; ++g) {
-      vec dot = {};
-      int64_t i = 0;
-      for (; i + LANES <= dim; i += LANES) dot += widen(key + i) * load<vec>(q + g * dim + i);
-      float score = sum(dot);
-      for (; i < dim; ++i) score += widen(key[i]) * q[g * dim + i];
-      scores[g * n + t] = d.softcap ? std::tanh(score / d.softcap) * d.softcap : score;
-    }
+  switch (d.head_dim % LANES ? 0 : d.head_dim / LANES) {
+    case 2: return attend_group<2>(query, keys, values, out, d, s, kv_head, scratch);
+    case 4: return attend_group<4>(query, keys, values, out, d, s, kv_head, scratch);
+    case 8: return attend_group<8>(query, keys, values, out, d, s, kv_head, scratch);
+    default: return attend_plain(query, keys, values, out, d, s, kv_head, scratch);
   }
-  for (int64_t g = 0; g < group; ++g) q[g] = exponentiate(scores + g * n, n);
-  for (int64_t t = 0; t < n; ++t) {
-    const T* value = slot(values, d, s, from + t, kv_head);
-    for (int64_t g = 0; g < group; ++g) {
-      float weight = scores[g * n + t], *to = acc + g * dim;
-      int64_t i = 0;
-      for (; i + LANES <= dim; i += LANES) store(to + i, load<vec>(to + i) + widen(value + i) * weight);
-      for (; i < dim; ++i) to[i] += widen(value[i]) * weight;
-    }
-  }
-  for (int64_t g = 0; g < group; ++g)
-    for (int64_t i = 0; i < dim; ++i) narrow(out + g * dim + i, acc[g * dim + i] / q[g]);
 }
 
 template <class T>
@@ -255,7 +310,7 @@ void attend(const T* query, const T* keys, const T* values, T* out, const Decode
   int64_t longest = *std::max_element(d.contexts, d.contexts + d.sequences), group = d.heads / d.kv_heads;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> scratch(group * (2 * d.head_dim + longest));
+    std::vector<float> scratch(2 * d.head_dim + std::max<int64_t>(4, group) * longest);
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t s = 0; s < d.sequences; ++s)
       for (int64_t h = 0; h < d.kv_heads; ++h) {
