@@ -18,6 +18,7 @@ constexpr int LANES = 8, ROWS = 6;
 #else
 constexpr int LANES = 4, ROWS = 6;
 #endif
+constexpr int AHEAD = 8;  // tokens of a context fetched ahead
 constexpr int PANEL = 2 * LANES;  // output columns of one packed panel: a low and a high half
 constexpr int64_t ROW_BLOCK_BYTES = 384 << 10;  // of the input, to stay in a core's second cache while all panels pass
 
@@ -207,7 +208,11 @@ inline void walk(const T* cache, const Decodes& d, int64_t s, int64_t kv_head, E
   const int64_t context = d.contexts[s], from = d.firsts[s], size = d.block_tokens, stride = d.kv_heads * d.head_dim;
   for (int64_t start = from / size * size; start < context; start += size) {
     const T* block = cache + d.tables[s * d.table_width + start / size] * size * stride + kv_head * d.head_dim;
-    for (int64_t at = std::max(start, from); at < std::min(start + size, context); ++at) each(at - from, block + (at - start) * stride);
+    for (int64_t at = std::max(start, from); at < std::min(start + size, context); ++at) {
+      const T* row = block + (at - start) * stride;  // rows of one head lie too far apart for the hardware's prefetcher
+      for (int64_t i = 0; i < d.head_dim * int64_t(sizeof(T)); i += 64) __builtin_prefetch((const char*)(row + AHEAD * stride) + i);
+      each(at - from, row);
+    }
   }
 }
 
