@@ -91,13 +91,13 @@ class EngineContestant:
     def _decode(self, cell: Cell) -> float:
         """The first step feeds the engine a token that it need not wait for, every later one what the step before sampled."""
         self._launch_decode(cell, 0)
-        began, seconds = self._clock(), 0.0
+        began, wall, seconds = self._clock(), time.perf_counter(), 0.0
         for step in range(1, self._decoded):
             self._launch_decode(cell, step)
             seconds += self._engine.collect().seconds
         seconds += self._engine.collect().seconds
-        taken = self._clock() - began
-        self._steps.setdefault(cell.name, []).append((taken / self._decoded, seconds / self._decoded))
+        taken, wall = self._clock() - began, time.perf_counter() - wall
+        self._steps.setdefault(cell.name, []).append((wall / self._decoded, seconds / self._decoded))
         return cell.batch * self._decoded / taken
 
     def _launch_decode(self, cell: Cell, step: int) -> None:
@@ -111,7 +111,7 @@ class EngineContestant:
         return [BlockId(block) for block in range(row * each, (row + 1) * each)]
 
     def overhead(self) -> str:
-        """Milliseconds per decode step that are not the engine's own step, by cell."""
+        """Milliseconds on the wall per decode step that are not the model's own, by cell."""
         lines = ["engine overhead per decode step (step less the model's step, planned two deep):"]
         for name, steps in self._steps.items():
             whole, model = (1000 * median(column) for column in zip(*steps, strict=True))

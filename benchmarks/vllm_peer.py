@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
+from importlib import import_module
 from typing import Any
+
+vllm: Any = import_module("vllm")
+"""Not installed beside this project: the environment that `HEADSTART_BENCH_VLLM` names has it."""
 
 
 def main() -> None:
-    # Absent here, present in the environment that `HEADSTART_BENCH_VLLM` names.
-    from vllm import LLM
-
     folder, decoded = sys.argv[1], int(sys.argv[2])
-    engine: Any = LLM(
+    engine = vllm.LLM(
         folder, dtype="bfloat16", max_model_len=4096, skip_tokenizer_init=True, enable_prefix_caching=True, disable_log_stats=True
     )
     for line in sys.stdin:
@@ -27,9 +28,7 @@ def main() -> None:
 
 
 def generate(engine: Any, prompts: list[list[int]], count: int) -> float:
-    from vllm import SamplingParams
-
-    params = SamplingParams(temperature=0.0, max_tokens=count, min_tokens=count, ignore_eos=True, detokenize=False)
+    params = vllm.SamplingParams(temperature=0.0, max_tokens=count, min_tokens=count, ignore_eos=True, detokenize=False)
     began = time.perf_counter()
     engine.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
     return time.perf_counter() - began

@@ -71,13 +71,13 @@ def _replacement(native: Kernels, module: nn.Module) -> nn.Module | None:
 
 def _mlp_parts(module: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear] | None:
     """Gate, up and down of a module that has nothing else but an activation."""
-    parts = [module._modules.get(name) for name in ("gate_proj", "up_proj", "down_proj")]
-    if len(module._modules) != 4 or "act_fn" not in module._modules:
+    if set(module._modules) != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return None
-    gate, up, down = parts
-    if type(gate) is nn.Linear and type(up) is nn.Linear and type(down) is nn.Linear and gate.bias is None and up.bias is None:
-        return gate, up, down
-    return None
+    gate, up, down = (module._modules[name] for name in ("gate_proj", "up_proj", "down_proj"))
+    if not (type(gate) is nn.Linear and type(up) is nn.Linear and type(down) is nn.Linear):
+        return None
+    biased = any(part._parameters["bias"] is not None for part in (gate, up))
+    return None if biased else (gate, up, down)
 
 
 def _alike(module: nn.Module, made: nn.Module, width: int, dtype: torch.dtype) -> nn.Module | None:

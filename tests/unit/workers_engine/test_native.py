@@ -77,11 +77,11 @@ def test_what_is_recognised_and_what_is_not(dtype: torch.dtype) -> None:
     gemma_norm = GemmaRMSNorm(64)
     model = nn.ModuleDict({"mlp": LlamaMLP(config), "odd": odd_mlp, "norm": LlamaRMSNorm(64), "gemma": gemma_norm}).to(dtype)
     nn.init.uniform_(gemma_norm.weight)
-    before = {name: module for name, module in model.items()}
+    before = dict(model.items())
     done = accelerate(model, dtype, CPU)
     assert [type(module) for module in model.values()] == [GatedMlp, LlamaMLP, NativeRmsNorm, GemmaRMSNorm]
     done.undo()
-    assert {name: module for name, module in model.items()} == before
+    assert dict(model.items()) == before
 
 
 @pytest.mark.parametrize("heads", [(4, 4, 64), (6, 2, 64), (8, 1, 32), (7, 1, 16), (4, 2, 128), (2, 1, 40)])
@@ -120,9 +120,7 @@ def test_without_kernels_the_same_tokens(tmp_path: Path, monkeypatch: pytest.Mon
     assert tokens == reference(folder).greedy(prompt, 6)
 
 
-def test_a_compiler_that_fails_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_compiler_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\n[ $1 = --version ] || { echo no such header >&2; exit 1; }\n")
     compiler.chmod(0o755)
