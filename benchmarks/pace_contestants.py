@@ -135,13 +135,13 @@ class Ticks(hf.StoppingCriteria):  # type: ignore[misc]
 
 
 class GenerateContestant:
-    """`generate()` of transformers, greedy, with its dynamic cache and SDPA; decodes go on from one prefilled cache."""
+    """`generate()` of transformers, greedy, SDPA, with its dynamic or its static cache; decodes go on from a cache that is there."""
 
-    name = "generate()"
-
-    def __init__(self, folder: str, decoded: int, clock: str) -> None:
+    def __init__(self, folder: str, decoded: int, clock: str, cache: str) -> None:
         with quiet_transformers():
             self._model: Any = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        self.name = f"generate() {cache}"
+        self._static = cache == "static"
         self._decoded = decoded
         self._clock = CLOCKS[clock]
         self._filled: tuple[Cell, hf.DynamicCache] | None = None
@@ -153,19 +153,19 @@ class GenerateContestant:
             return cell.batch * self._decoded / (at[-1] - at[0])
         ids = torch.tensor([cell.prompt()])
         began = self._clock()
-        return cell.context / (self._generate(ids, 1)[0] - began)
+        return cell.context / (self._generate(ids, 1, **({"cache_implementation": "static"} if self._static else {}))[0] - began)
 
-    @torch.inference_mode()
-    def _cache(self, cell: Cell) -> hf.DynamicCache:
-        """The KV of the context, once for every sequence of the batch."""
+    @torch.no_grad()
+    def _cache(self, cell: Cell) -> hf.Cache:
+        """The context's KV, computed once and copied to every sequence of the batch."""
         if self._filled is None or self._filled[0] != cell:
-            cache = hf.DynamicCache(config=self._model.config)
-            self._model(torch.tensor([cell.prompt()]), past_key_values=cache, logits_to_keep=1)
-            cache.batch_repeat_interleave(cell.batch)
-            self._filled = (cell, cache)
-        cache = self._filled[1]
-        if added := cache.get_seq_length() - cell.context:
-            cache.crop(-added)
+            computed = hf.DynamicCache(config=self._model.config)
+            self._model(torch.tensor([cell.prompt()]), past_key_values=computed, logits_to_keep=1)
+            self._filled = (cell, computed)
+        room = cell.context + self._decoded + 2
+        cache = hf.StaticCache(config=self._model.config, max_cache_len=room) if self._static else hf.DynamicCache()
+        for index, layer in enumerate(self._filled[1].layers):
+            cache.update(*(kv.repeat_interleave(cell.batch, 0) for kv in (layer.keys, layer.values)), index)
         return cache
 
     def _generate(self, ids: torch.Tensor, count: int, **more: object) -> list[float]:

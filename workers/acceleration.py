@@ -7,13 +7,13 @@ stays. The whole model is proven again afterwards (`workers.proofs.prove_packing
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from workers.linear import GatedMlp, NativeRmsNorm, PackedLinear
+from workers.device import has_bfloat16_products
+from workers.linear import GatedMlp, NativeRmsNorm, OneDnnLinear, PackedLinear
 from workers.native import Kernels, kernels
 
 log = logging.getLogger(__name__)
@@ -38,30 +38,34 @@ class Acceleration:
 def accelerate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> Acceleration:
     """Replaces what can be replaced in `model`, whose weights are `dtype` on `device`; nothing where there are no kernels."""
     done = Acceleration()
-    native = kernels(dtype) if device.type == "cpu" else None
-    if native is None:
+    if device.type != "cpu":
         return done
-    for parent, name, module in list(_children(model)):
-        if getattr(parent, name) is module and (made := _replacement(native, module)) is not None:
-            setattr(parent, name, made)
-            done.replaced.append((parent, name, module))
-    log.info("%d modules run on native kernels", len(done.replaced))
+    native, one_dnn = kernels(dtype), dtype == torch.bfloat16 and has_bfloat16_products()
+    _replace_within(model, native, one_dnn, done)
+    log.info("%d modules were replaced by quicker ones, linears by %s", len(done.replaced), "oneDNN's" if one_dnn else "native ones")
     return done
 
 
-def _children(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Every module with its parent and name there, outer ones first, without what lies inside a replaced one's kind."""
-    for parent in model.modules():
-        if _mlp_parts(parent) is None:
-            for name, module in parent.named_children():
-                yield parent, name, module
+def _replace_within(parent: nn.Module, native: Kernels | None, one_dnn: bool, done: Acceleration) -> None:
+    """Outer modules first: what is replaced whole is not looked into."""
+    for name, module in list(parent.named_children()):
+        made = _replacement(native, one_dnn, module)
+        if made is None:
+            _replace_within(module, native, one_dnn, done)
+        else:
+            setattr(parent, name, made)
+            done.replaced.append((parent, name, module))
 
 
-def _replacement(native: Kernels, module: nn.Module) -> nn.Module | None:
+def _replacement(native: Kernels | None, one_dnn: bool, module: nn.Module) -> nn.Module | None:
     """A module that answers like `module`, or None."""
+    if type(module) is nn.Linear and one_dnn:
+        return OneDnnLinear(module.weight, module.bias)
+    if native is None:
+        return None
     if type(module) is nn.Linear:
         return PackedLinear(native, module.weight, module.bias)
-    if parts := _mlp_parts(module):
+    if not one_dnn and (parts := _mlp_parts(module)):
         return _alike(module, GatedMlp(native, *parts), parts[0].in_features, parts[0].weight.dtype)
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if type(module).__name__.endswith("RMSNorm") and isinstance(weight, nn.Parameter) and weight.ndim == 1 and isinstance(eps, float):

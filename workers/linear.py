@@ -58,6 +58,23 @@ def _pack(native: Kernels, weight: torch.Tensor, up: torch.Tensor | None) -> tor
     return packed
 
 
+class OneDnnLinear(nn.Module):
+    """`nn.Linear` over weights packed by oneDNN, for processors that have instructions for bfloat16 products."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+        self._bias = None if bias is None else bias.detach()
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        return out
+
+
 class GatedMlp(nn.Module):
     """`down(silu(gate(x)) * up(x))`, as Llama, Qwen, Mistral and their kin have it."""
 

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from tests.support.tiny_models import prompt_of, reference, save_tiny
 from workers import native
 from workers.acceleration import accelerate
-from workers.linear import GatedMlp, NativeRmsNorm, PackedLinear
+from workers.linear import GatedMlp, NativeRmsNorm, OneDnnLinear, PackedLinear
 from workers.native import Kernels, kernels
 from workers.step_plans import Piece, write_plan
 from workers.torch_engine import TorchEngine
@@ -80,8 +80,21 @@ def test_what_is_recognised_and_what_is_not(dtype: torch.dtype) -> None:
     before = dict(model.items())
     done = accelerate(model, dtype, CPU)
     assert [type(module) for module in model.values()] == [GatedMlp, LlamaMLP, NativeRmsNorm, GemmaRMSNorm]
+    assert isinstance(odd_mlp.gate_proj, PackedLinear), "what is not replaced whole is looked into"
     done.undo()
     assert dict(model.items()) == before
+    assert isinstance(odd_mlp.gate_proj, nn.Linear)
+
+
+def test_with_bfloat16_instructions_linears_are_one_dnns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.acceleration.has_bfloat16_products", lambda: True)
+    mlp = LlamaMLP(LlamaConfig(hidden_size=64, intermediate_size=96)).bfloat16()
+    x = torch.linspace(-1, 1, 7 * 64).sin().view(1, 7, 64).bfloat16()
+    with torch.inference_mode():
+        wanted = mlp(x)
+        accelerate(mlp, torch.bfloat16, CPU)
+        assert isinstance(mlp.gate_proj, OneDnnLinear)
+        near(mlp(x), wanted.float())
 
 
 @pytest.mark.parametrize("heads", [(4, 4, 64), (6, 2, 64), (8, 1, 32), (7, 1, 16), (4, 2, 128), (2, 1, 40)])
