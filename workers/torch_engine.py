@@ -18,11 +18,12 @@ from shared.types import BlockId, TokenSpan
 from workers.attention import PagedAttention
 from workers.device import StepTimer, usable_device
 from workers.engine import StepPlan, StepResult
+from workers.grammar import Grammars
 from workers.kv_layout import ITEM_BYTES
 from workers.model_loader import load_model
 from workers.model_runner import ModelRunner, check_plan
 from workers.paged_cache import PagedCache, fit_blocks
-from workers.sampling import choose
+from workers.sampling import Chosen, choose
 
 DEPTH = 2
 """Plans that may be outstanding."""
@@ -32,9 +33,16 @@ DEPTH = 2
 class _Answer:
     """What a step sampled, on its way to the host: to be read after `timer.wait()`."""
 
-    tokens: torch.Tensor
-    logprobs: torch.Tensor
+    on_device: torch.Tensor
+    """The tokens where the next step takes them from."""
+    chosen: Chosen
     timer: StepTimer
+
+    def known(self) -> list[int]:
+        """Waits for the tokens."""
+        self.timer.wait()
+        ids: list[int] = self.chosen.tokens.tolist()
+        return ids
 
 
 class TorchEngine:
@@ -68,8 +76,9 @@ class TorchEngine:
         self._runner = ModelRunner(loaded.model, PagedAttention(self._cache, loaded.layers))
         self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._launched: deque[tuple[int, Future[_Answer]]] = deque()
-        self._previous: torch.Tensor | None = None
-        """Tokens that the last step sampled, on the device; None if it failed. Used by the model's thread alone."""
+        self._previous: _Answer | None = None
+        """What the last step sampled; None if it failed. Used by the model's thread alone."""
+        self._grammars = Grammars(Path(model_path) / "tokenizer.json", loaded.eos_token_ids)
         self._name = f"{loaded.model.config.model_type} {dtype} {device}"
 
     def __repr__(self) -> str:
@@ -91,7 +100,9 @@ class TorchEngine:
             raise
         except Exception as error:
             raise EngineError(f"step {step} failed: {type(error).__name__}: {error}") from error
-        return StepResult(step, tuple(answer.tokens.tolist()), tuple(answer.logprobs.tolist()), seconds)
+        tokens, logprobs, top = answer.chosen
+        likeliest = top.by_row(len(tokens)) if top else ()
+        return StepResult(step, tuple(tokens.tolist()), tuple(logprobs.tolist()), seconds, likeliest)
 
     def gather(self, blocks: tuple[BlockId, ...], span: TokenSpan, out: memoryview) -> None:
         self._cache.gather(blocks, span, out)
@@ -102,6 +113,7 @@ class TorchEngine:
     def close(self) -> None:
         """Waits for what runs and ends the model's thread. Results that nobody collected are lost."""
         self._model_thread.shutdown(wait=True, cancel_futures=True)
+        self._grammars.close()
         self._launched.clear()
 
     @torch.inference_mode()
@@ -109,8 +121,11 @@ class TorchEngine:
         timer = StepTimer(self._device)
         previous, self._previous = self._previous, None
         check_plan(plan, self.total_blocks, self.block_tokens, self.max_model_tokens)
-        tokens, logprobs = choose(self._runner.logits(plan, previous), plan.samples)
-        self._previous = tokens
-        answer = _Answer(tokens.to("cpu", non_blocking=True), logprobs.to("cpu", non_blocking=True), timer)
+        # The grammars' masks are made while the forward runs.
+        bound = self._grammars.bind(plan.samples, previous.known if previous else list)
+        known = previous.on_device if previous else None
+        logits = self._runner.logits(plan, known)
+        chosen = choose(logits, bound.result() if bound else plan.samples, known, tuple(self.eos_token_ids))
+        self._previous = _Answer(chosen.tokens, chosen.on_host(), timer)
         timer.stop()
-        return answer
+        return self._previous
