@@ -16,8 +16,9 @@ from transformers import AttentionInterface
 
 from shared.errors import ModelRefused
 from workers.kv_layout import KVLayer
+from workers.native import kernels
 from workers.paged_cache import PagedCache
-from workers.step_layout import Chunk, StepLayout
+from workers.step_layout import Chunk, Decodes, StepLayout
 
 NAME = "headstart"
 LAYER = "headstart_layer"
@@ -47,10 +48,14 @@ class AttentionLayer:
 
 
 class PagedAttention:
-    """A model's attention `modules`, in order, made to work on one cache; `step` is the layout of the running forward."""
+    """A model's attention `modules`, in order, made to work on one cache; `step` is the layout of the running forward.
+
+    `native` are the kernels for the cache's dtype and device, None where there are none.
+    """
 
     def __init__(self, cache: PagedCache, layers: Sequence[AttentionLayer]) -> None:
         self.cache = cache
+        self.native = kernels(cache.data.dtype) if cache.data.device.type == "cpu" else None
         self.step: StepLayout | None = None
         for index, layer in enumerate(layers):
             setattr(layer.module, LAYER, PagedLayer(self, index, layer.kv.window))
@@ -73,6 +78,8 @@ class PagedLayer:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         for chunk in step.chunks:
             out[chunk.start : chunk.stop] = self._attend_chunk(query[chunk.start : chunk.stop], chunk, step, scale, softcap)
+        if step.decodes is not None:
+            self._attend_in_place(query, step.decodes, step.seen_by_decodes(self._window), out, scale, softcap)
         for group in step.groups:
             out[group.rows] = self._attend_decodes(query[group.rows], *step.decode_slots(group, self._window), scale, softcap)
         return out
@@ -92,6 +99,34 @@ class PagedLayer:
         keys, values = (kv.expand(len(grouped), *kv.shape) for kv in (keys, values))
         out = dot_product(grouped, keys, values, step.chunk_mask(chunk, self._window), True, scale, softcap)
         return out.permute(2, 1, 0, 3).reshape(n, heads, head_dim)
+
+    def _attend_in_place(
+        self, query: torch.Tensor, decodes: Decodes, firsts: torch.Tensor, out: torch.Tensor, scale: float, softcap: float | None
+    ) -> None:
+        """Every decode of the step, over its blocks where they lie, from its first visible position in `firsts` on."""
+        native = self._attention.native
+        assert native is not None, "the layout of a step without kernels has no decodes of this kind"
+        alone = len(query) == len(decodes.contexts)
+        rows = (query if alone else query[decodes.rows]).contiguous()
+        answer = out if alone else torch.empty_like(rows)
+        native.attend(
+            rows.data_ptr(),
+            self._keys.data_ptr(),
+            self._values.data_ptr(),
+            answer.data_ptr(),
+            decodes.tables.data_ptr(),
+            decodes.contexts.data_ptr(),
+            firsts.data_ptr(),
+            *decodes.tables.shape,
+            self._attention.cache.block_tokens,
+            query.shape[1],
+            *self._keys.shape[1:],
+            scale,
+            softcap or 0.0,
+            torch.get_num_threads(),
+        )
+        if not alone:
+            out[decodes.rows] = answer
 
     def _attend_decodes(
         self, query: torch.Tensor, slots: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from shared.errors import ModelRefused
+from workers.acceleration import accelerate
 from workers.attention import NAME, AttentionLayer, PagedAttention
 from workers.attention_trace import trace_layers
 from workers.engine import KVSpec
@@ -22,6 +24,8 @@ from workers.kv_layout import kv_spec
 from workers.model_runner import ModelRunner
 from workers.paged_cache import PagedCache
 from workers.step_plans import Piece, write_plan
+
+log = logging.getLogger(__name__)
 
 FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
 """RoPE types whose frequencies are settled when the model is built."""
@@ -99,12 +103,27 @@ def prove_layers(model: Any, limit: int) -> tuple[AttentionLayer, ...]:
 
 
 def prove_packing(model: Any, layers: Sequence[AttentionLayer], dtype: torch.dtype, limit: int) -> None:
-    """Raises `ModelRefused` unless a packed, chunked probe of two requests gives the unpacked model's log-probabilities."""
+    """Raises `ModelRefused` unless a packed, chunked probe of two requests gives the unpacked model's log-probabilities.
+
+    The model that passes is accelerated; one that only passes as it was is left so.
+    """
     prompts = _prompts(model, layers, limit)
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         wanted = [model(input_ids=ids[None], use_cache=False).logits[0].float().log_softmax(-1) for ids in prompts]
-    got = _run_packed(model, layers, prompts, dtype)
+    acceleration = accelerate(model, dtype, prompts[0].device)
+    try:
+        _compare(wanted, _run_packed(model, layers, prompts, dtype), dtype)
+    except Exception:
+        if not acceleration.replaced:
+            raise
+        log.warning("with native kernels the model fails its proof: it is served without", exc_info=True)
+        acceleration.undo()
+        _compare(wanted, _run_packed(model, layers, prompts, dtype), dtype)
+
+
+def _compare(wanted: list[torch.Tensor], got: list[torch.Tensor], dtype: torch.dtype) -> None:
+    """Raises `ModelRefused` where the log-probabilities of a probe differ by more than rounding."""
     gaps = [_gaps(w, g) for w, g in zip(wanted, got, strict=True)]
     chunks, decodes = (torch.cat(rows) for rows in zip(*[(g[:-PROBE_DECODES], g[-PROBE_DECODES:]) for g in gaps], strict=True))
     if dtype == torch.float32:

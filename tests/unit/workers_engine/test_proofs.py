@@ -70,12 +70,18 @@ class NoWindow(StepLayout):
     def decode_slots(self, group: DecodeGroup, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         return super().decode_slots(group, None)
 
+    def seen_by_decodes(self, window: int | None) -> torch.Tensor:
+        return super().seen_by_decodes(None)
+
 
 class NoWindowInDecodes(StepLayout):
     """A bug to be found: only decodes that are attended together forget their window."""
 
     def decode_slots(self, group: DecodeGroup, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         return super().decode_slots(group, None)
+
+    def seen_by_decodes(self, window: int | None) -> torch.Tensor:
+        return super().seen_by_decodes(None)
 
 
 class OwnFuture(StepLayout):
