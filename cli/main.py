@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for role in (roles.gateway, roles.scheduler, roles.worker):
+for role in (roles.gateway, roles.scheduler, roles.worker, roles.agent):
     app.command()(role)
 
 

@@ -35,6 +35,9 @@ def device_name(value: str) -> str:
 RedisUrl = Annotated[
     str, typer.Option(envvar="HEADSTART_REDIS_URL", help="The message server: redis://, rediss://, unix:// or redis+cluster://.")
 ]
+CeleryUrl = Annotated[
+    str, typer.Option(envvar="HEADSTART_CELERY_URL", help="The broker of agents: one server, no cluster; by default the message server.")
+]
 Pool = Annotated[str, typer.Option(envvar="HEADSTART_POOL", help="Which pool of workers; one model each.")]
 Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory of a transformers model with its tokenizer.")]
 ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]

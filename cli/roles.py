@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.options import ApiKeys, Dtype, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName, device_name, one_of
+from cli.options import ApiKeys, CeleryUrl, Dtype, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName, device_name, one_of
 
 
 def gateway(
@@ -129,3 +132,35 @@ def worker(
         depth=depth,
     )
     asyncio.run(serve(settings))
+
+
+def agent(
+    redis_url: RedisUrl,
+    celery_url: CeleryUrl = "",
+    model: Annotated[
+        Path | None, typer.Option(envvar="HEADSTART_MODEL", help="Directory of the model on this host, for workers whose launcher names none.")
+    ] = None,
+    pool: Pool = "default",
+    host_name: Annotated[str, typer.Option(help="The host's name among agents; by default its own.")] = "",
+    drain_s: Annotated[float, typer.Option(min=0, help="How long after SIGTERM its workers may drain.")] = 30.0,
+    max_crashes: Annotated[int, typer.Option(min=1, help="Crashes in a row after which a worker is given up.")] = 6,
+    log_level: LogLevel = "info",
+) -> None:
+    """Launches and stops workers on this host, as `headstart scale` asks. One per host."""
+    from shared import logs
+    from workers.agent.backoff import BackOffSettings
+    from workers.agent.process import serve
+    from workers.agent.settings import AgentSettings
+
+    logs.configure("agent", log_level)
+    settings = AgentSettings(
+        redis_url=redis_url,
+        host=host_name or socket.gethostname(),
+        celery_url=celery_url,
+        model=model,
+        pool=pool,
+        log_level=log_level,
+        drain_s=drain_s,
+        back_off=BackOffSettings(max_crashes=max_crashes),
+    )
+    sys.exit(serve(settings))
