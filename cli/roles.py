@@ -138,7 +138,8 @@ def agent(
     redis_url: RedisUrl,
     celery_url: CeleryUrl = "",
     model: Annotated[
-        Path | None, typer.Option(envvar="HEADSTART_MODEL", help="Directory of the model on this host, for workers whose launcher names none.")
+        Path | None,
+        typer.Option(envvar="HEADSTART_MODEL", help="Directory of the model on this host, for workers whose launcher names none."),
     ] = None,
     pool: Pool = "default",
     host_name: Annotated[str, typer.Option(help="The host's name among agents; by default its own.")] = "",

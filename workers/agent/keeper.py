@@ -161,4 +161,3 @@ def accelerators() -> tuple[str, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = found if visible is None else min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
     return tuple(f"cuda:{at}" for at in range(count))
-

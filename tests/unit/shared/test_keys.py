@@ -19,7 +19,16 @@ def every_key() -> list[str]:
     log = KEYS.log(RequestId("r:{x}"))
     of_pool = [KEYS.epoch, KEYS.leader, KEYS.load, KEYS.submit, KEYS.waiting, KEYS.reserved, KEYS.events, KEYS.members, KEYS.wake]
     of_worker = [KEYS.member(WORKER), KEYS.jobs(WORKER), KEYS.control(WORKER), KEYS.agents, KEYS.agent("h")]
-    return [*of_pool, *of_worker, CELERY_PREFIX + "queue", KEYS.request(RequestId("r:{x}")), KEYS.idempotency("k" * 999), log.head, log.entries, log.story]
+    return [
+        *of_pool,
+        *of_worker,
+        CELERY_PREFIX + "queue",
+        KEYS.request(RequestId("r:{x}")),
+        KEYS.idempotency("k" * 999),
+        log.head,
+        log.entries,
+        log.story,
+    ]
 
 
 def tag_of(key: str) -> str:
