@@ -43,6 +43,8 @@ Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory o
 ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", callback=one_of(*DTYPES))]
 LogLevel = Annotated[str, typer.Option(envvar="HEADSTART_LOG_LEVEL", help="debug, info, warning or error.", callback=one_of(*LEVELS))]
+MetricsPort = Annotated[int | None, typer.Option(min=0, max=65535, help="Where to show Prometheus metrics; 0 takes a free port.")]
+MetricsHost = Annotated[str, typer.Option(help="The metrics' address; they need no key, so beyond loopback anybody may read them.")]
 ApiKeys = Annotated[
     list[str] | None,
     typer.Option("--api-key", envvar="HEADSTART_API_KEYS", help="A key that callers may send; repeatable, in the environment with commas."),

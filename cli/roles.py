@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from cli.options import ApiKeys, CeleryUrl, Dtype, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName, device_name, one_of
+from cli.options import (
+    ApiKeys,
+    CeleryUrl,
+    Dtype,
+    LogLevel,
+    MetricsHost,
+    MetricsPort,
+    Model,
+    NoAuth,
+    Pool,
+    RedisUrl,
+    ServedName,
+    device_name,
+    one_of,
+)
 
 
 def gateway(
@@ -59,11 +73,14 @@ def scheduler(
     grace_s: Annotated[float, typer.Option(min=0, help="How long a request lives after its client has left.")] = 10.0,
     max_crashes: Annotated[int, typer.Option(min=1, help="Attempts that ended in a crash before a request fails.")] = 3,
     max_waiting: Annotated[int, typer.Option(min=1, help="Waiting requests beyond which more are refused.")] = 10_000,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
 ) -> None:
     """Places requests. One leads, others stand by."""
     from scheduler.process import SchedulerProcessSettings, serve
     from shared import logs
+    from shared.metrics import MetricsDoor
 
     logs.configure("scheduler", log_level)
     settings = SchedulerProcessSettings(
@@ -75,6 +92,7 @@ def scheduler(
         grace_s=grace_s,
         max_crashes=max_crashes,
         max_waiting=max_waiting,
+        metrics=MetricsDoor(metrics_port, metrics_host),
     )
     asyncio.run(serve(settings))
 
@@ -104,10 +122,13 @@ def worker(
     ] = 30.0,
     max_assists: Annotated[int, typer.Option(min=1, help="Head starts advanced at the same time.")] = 2,
     depth: Annotated[int, typer.Option(min=1, max=2, help="Engine steps under way at once; 2 plans one while the other runs.")] = 1,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
 ) -> None:
     """One device: prefill, decode, head starts."""
     from shared import logs
+    from shared.metrics import MetricsDoor
     from workers.process import WorkerProcessSettings, serve
 
     logs.configure("worker", log_level)
@@ -130,6 +151,7 @@ def worker(
         drain_s=drain_s,
         max_assists=max_assists,
         depth=depth,
+        metrics=MetricsDoor(metrics_port, metrics_host),
     )
     asyncio.run(serve(settings))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from shared.clock import SystemClock
 from shared.errors import ConfigError, ModelRefused
 from shared.messages import WorkerInfo
+from shared.metrics import MetricsDoor, shown
 from shared.processes import on_stop_signals
 from shared.profile import Profile
 from shared.redis_fabric import RedisFabric
@@ -24,8 +25,9 @@ from workers.engine_thread import EngineThread
 from workers.fake_engine import BYTES_PER_TOKEN, FakeEngine, FakeModel
 from workers.hf_detokenizer import HfDetokenizer
 from workers.loop import LoopSettings, WorkerLoop
+from workers.metrics import CountingWriter, WorkerMetrics
 from workers.mover import Mover
-from workers.output import OutputBook, OutputStage
+from workers.output import LogWriter, OutputBook, OutputStage
 from workers.settings import WorkerSettings
 from workers.slowed_engine import SlowedEngine
 from workers.ucx_transport import UcxTransport
@@ -65,6 +67,7 @@ class WorkerProcessSettings:
     drain_s: float = 30.0
     max_assists: int = 2
     depth: int = 1
+    metrics: MetricsDoor = MetricsDoor()
     fake_kv_bytes: int = BYTES_PER_TOKEN
     """KV bytes of one token of the engine without a model, rounded to what it can make."""
 
@@ -96,19 +99,26 @@ async def serve(settings: WorkerProcessSettings) -> None:
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), LoopSettings(drain_s=settings.drain_s))
+    metrics = WorkerMetrics(core, SystemClock())
+    loop.watches.append(metrics.watch)
+
+    async def open_writer() -> LogWriter:
+        return CountingWriter(await RedisFabric.connect(settings.redis_url, PoolId(settings.pool)), metrics)
+
     loop.attach(
         EngineThread(engine, loop.from_thread),
         Mover(ref, engine, UcxTransport(ref, settings.staging_bytes), loop.tell_worker_from_thread, loop.from_thread),
         OutputStage(
             OutputBook(HfDetokenizer(settings.model), SystemClock()),
-            lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool)),
+            open_writer,
             loop.from_thread,
         ),
     )
     on_stop_signals(loop.drain)
     log.info("%s serves %s on %s: %.0f prefill tokens/s", ref, settings.model.name, settings.device, profile.prefill_tokens_per_s())
     try:
-        await loop.run()
+        with shown(metrics.registry, settings.metrics):
+            await loop.run()
     finally:
         await fabric.disconnect()
         engine.close()
