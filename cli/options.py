@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shared.logs import LEVELS
+from shared.logs import FORMATS, LEVELS
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -43,6 +43,12 @@ Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory o
 ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", callback=one_of(*DTYPES))]
 LogLevel = Annotated[str, typer.Option(envvar="HEADSTART_LOG_LEVEL", help="debug, info, warning or error.", callback=one_of(*LEVELS))]
+LogFormat = Annotated[
+    str,
+    typer.Option(
+        envvar="HEADSTART_LOG_FORMAT", help="json or text; by default text on a terminal, else json.", callback=one_of("", *FORMATS)
+    ),
+]
 MetricsPort = Annotated[int | None, typer.Option(min=0, max=65535, help="Where to show Prometheus metrics; 0 takes a free port.")]
 MetricsHost = Annotated[str, typer.Option(help="The metrics' address; they need no key, so beyond loopback anybody may read them.")]
 ApiKeys = Annotated[

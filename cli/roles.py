@@ -14,6 +14,7 @@ from cli.options import (
     ApiKeys,
     CeleryUrl,
     Dtype,
+    LogFormat,
     LogLevel,
     MetricsHost,
     MetricsPort,
@@ -40,12 +41,14 @@ def gateway(
     default_max_tokens: Annotated[int, typer.Option(min=1, help="Most output tokens of who asks for no number.")] = 4096,
     shutdown_s: Annotated[float, typer.Option(min=0, help="How long open streams may go on after SIGTERM.")] = 30.0,
     log_level: LogLevel = "info",
+    log_format: LogFormat = "",
 ) -> None:
     """The HTTP door. Any number of them may run."""
     from gateway.settings import GatewaySettings, api_keys_of
-    from shared import logs
+    from shared import logs, tracing
 
-    logs.configure("gateway", log_level)
+    logs.configure("gateway", log_level, log_format)
+    tracing.configure("gateway")
     settings = GatewaySettings(
         redis_url=redis_url,
         model=model,
@@ -76,13 +79,15 @@ def scheduler(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
+    log_format: LogFormat = "",
 ) -> None:
     """Places requests. One leads, others stand by."""
     from scheduler.process import SchedulerProcessSettings, serve
-    from shared import logs
+    from shared import logs, tracing
     from shared.metrics import MetricsDoor
 
-    logs.configure("scheduler", log_level)
+    logs.configure("scheduler", log_level, log_format)
+    tracing.configure("scheduler")
     settings = SchedulerProcessSettings(
         redis_url=redis_url,
         pool=pool,
@@ -125,13 +130,15 @@ def worker(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
+    log_format: LogFormat = "",
 ) -> None:
     """One device: prefill, decode, head starts."""
-    from shared import logs
+    from shared import logs, tracing
     from shared.metrics import MetricsDoor
     from workers.process import WorkerProcessSettings, serve
 
-    logs.configure("worker", log_level)
+    logs.configure("worker", log_level, log_format)
+    tracing.configure("worker")
     settings = WorkerProcessSettings(
         redis_url=redis_url,
         model=model,
@@ -168,6 +175,7 @@ def agent(
     drain_s: Annotated[float, typer.Option(min=0, help="How long after SIGTERM its workers may drain.")] = 30.0,
     max_crashes: Annotated[int, typer.Option(min=1, help="Crashes in a row after which a worker is given up.")] = 6,
     log_level: LogLevel = "info",
+    log_format: LogFormat = "",
 ) -> None:
     """Launches and stops workers on this host, as `headstart scale` asks. One per host."""
     from shared import logs
@@ -175,7 +183,7 @@ def agent(
     from workers.agent.process import serve
     from workers.agent.settings import AgentSettings
 
-    logs.configure("agent", log_level)
+    logs.configure("agent", log_level, log_format)
     settings = AgentSettings(
         redis_url=redis_url,
         host=host_name or socket.gethostname(),
@@ -183,6 +191,7 @@ def agent(
         model=model,
         pool=pool,
         log_level=log_level,
+        log_format=log_format,
         drain_s=drain_s,
         back_off=BackOffSettings(max_crashes=max_crashes),
     )

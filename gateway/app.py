@@ -16,6 +16,7 @@ from gateway.routes import inference_routes, model_routes, operator_routes, requ
 from gateway.service import Gateway, GatewayFabric
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Encoder
+from gateway.tracing import IncomingTrace
 from shared.clock import Clock
 
 
@@ -35,6 +36,7 @@ def create_app(settings: GatewaySettings, fabric: GatewayFabric, tokenizer: Enco
         app.include_router(routes(gateway))
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestIds)
+    app.add_middleware(IncomingTrace)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +14,16 @@ from gateway.limits import MAX_SEED
 from gateway.listeners import Listeners
 from gateway.metrics import Meter, Metrics
 from gateway.settings import GatewaySettings
+from gateway.tail import Consumer
 from gateway.tokenizer import Encoder
+from gateway.tracing import RequestTrace
 from shared.clock import Clock
 from shared.errors import BadRequest, FabricUnavailable, NotFound, Refused
 from shared.fabric import Fabric, LogHead, SubmitAnswer, SubmitStatus
 from shared.messages import Submission
 from shared.types import NO_GATEWAY, RequestId, RequestSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Intake:
         listeners: Listeners,
         metrics: Metrics,
         clock: Clock,
-        watch: Callable[[RequestId, Meter], None],
+        watch: Callable[[RequestId, Consumer], None],
     ) -> None:
         self._settings = settings
         self._fabric = fabric
@@ -67,18 +72,32 @@ class Intake:
 
     async def accept(self, ask: Ask, caller: Caller) -> Accepted:
         """Raises `BadRequest`, `NotFound`, `Conflict`, `Refused` or `FabricUnavailable`; nothing is left behind then."""
+        trace = RequestTrace()
+        try:
+            return await self._accept(ask, caller, trace)
+        except BaseException as error:
+            trace.refused(error)
+            raise
+
+    async def _accept(self, ask: Ask, caller: Caller, trace: RequestTrace) -> Accepted:
         meter = Meter(self._metrics, 0)
         if ask.model != self._settings.served_model_name:
             raise unknown_model(ask.model, self._settings.served_model_name)
         prompt = await self._encode(ask)
-        head = self._head(ask, prompt, caller)
+        head = self._head(ask, prompt, caller, trace.text)
         answer = await self._submit(head, self._submission(ask, head), caller)
         if answer.status is SubmitStatus.REPEATED:
-            return Accepted(await self._earlier(answer.request_id), fresh=False)
+            earlier = await self._earlier(answer.request_id)
+            trace.repeated()
+            return Accepted(earlier, fresh=False)
         self._check(answer)
         meter.prompt_tokens = len(prompt)
         meter.start()
         self._watch(head.spec.request_id, meter)
+        trace.accepted(head.spec.request_id, ask.model, len(prompt))
+        if trace.watches:
+            self._watch(head.spec.request_id, trace)
+        log.debug("accepted", extra={"request": head.spec.request_id, "prompt_tokens": len(prompt)})
         return Accepted(head, fresh=True)
 
     async def _submit(self, head: LogHead, submission: Submission, caller: Caller) -> SubmitAnswer:
@@ -104,10 +123,10 @@ class Intake:
                 raise BadRequest(f"'{param}' is {token}: token ids are 0 to {self._encoder.vocabulary - 1}.", param, "invalid_value")
         return ask.prompt
 
-    def _head(self, ask: Ask, prompt: tuple[int, ...], caller: Caller) -> LogHead:
+    def _head(self, ask: Ask, prompt: tuple[int, ...], caller: Caller, trace: str) -> LogHead:
         seed = secrets.randbelow(MAX_SEED + 1) if ask.seed is None else ask.seed
         sampling = ask.sampling(self._max_tokens(ask, len(prompt)), seed)
-        spec = RequestSpec(RequestId(secrets.token_hex(12)), ask.model, prompt, sampling, self._clock.wall_ms())
+        spec = RequestSpec(RequestId(secrets.token_hex(12)), ask.model, prompt, sampling, self._clock.wall_ms(), trace=trace)
         return LogHead(spec, ask.api.to_json(), caller.owner_key)
 
     def _max_tokens(self, ask: Ask, num_prompt: int) -> int:
@@ -133,7 +152,13 @@ class Intake:
         spec, background = head.spec, ask.api.background
         gateway = NO_GATEWAY if background else self._settings.gateway_id
         return Submission(
-            spec.request_id, len(spec.prompt), spec.sampling.max_tokens, spec.created_ms, background=background, gateway=gateway
+            spec.request_id,
+            len(spec.prompt),
+            spec.sampling.max_tokens,
+            spec.created_ms,
+            background=background,
+            gateway=gateway,
+            trace=spec.trace,
         )
 
     async def _earlier(self, request_id: RequestId) -> LogHead:

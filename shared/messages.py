@@ -38,6 +38,8 @@ class Submission:
     num_choices: int = 1
     prefix: bytes = b""
     """Chained hashes of the prompt's first whole granules under the tenant's salt, 8 bytes each: who may hold them in cache."""
+    trace: str = ""
+    """As in `RequestSpec.trace`: the prompt's log is not read by the scheduler."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ class MetricsDoor:
     host: str = "127.0.0.1"
 
 
+NO_DOOR = MetricsDoor()
+
+
 class MetricSet:
     """Makes series under our prefix. Labels must come from small closed sets: never a request's id."""
 

@@ -11,10 +11,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shared import logs
 from shared.clock import SystemClock
 from shared.errors import ConfigError, ModelRefused
 from shared.messages import WorkerInfo
-from shared.metrics import MetricsDoor, shown
+from shared.metrics import NO_DOOR, MetricsDoor, shown
 from shared.processes import on_stop_signals
 from shared.profile import Profile
 from shared.redis_fabric import RedisFabric
@@ -30,6 +31,7 @@ from workers.mover import Mover
 from workers.output import LogWriter, OutputBook, OutputStage
 from workers.settings import WorkerSettings
 from workers.slowed_engine import SlowedEngine
+from workers.tracing import WorkerTracing
 from workers.ucx_transport import UcxTransport
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class WorkerProcessSettings:
     drain_s: float = 30.0
     max_assists: int = 2
     depth: int = 1
-    metrics: MetricsDoor = MetricsDoor()
+    metrics: MetricsDoor = NO_DOOR
     fake_kv_bytes: int = BYTES_PER_TOKEN
     """KV bytes of one token of the engine without a model, rounded to what it can make."""
 
@@ -94,13 +96,14 @@ class WorkerProcessSettings:
 async def serve(settings: WorkerProcessSettings) -> None:
     """Loads, proves, profiles, joins; runs until SIGTERM or SIGINT and the drain that follows."""
     ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), new_incarnation())
+    logs.bind(worker=str(ref))
     engine = build_engine(settings)
     profile = measure(engine, settings)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), LoopSettings(drain_s=settings.drain_s))
     metrics = WorkerMetrics(core, SystemClock())
-    loop.watches.append(metrics.watch)
+    loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
 
     async def open_writer() -> LogWriter:
         return CountingWriter(await RedisFabric.connect(settings.redis_url, PoolId(settings.pool)), metrics)

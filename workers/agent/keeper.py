@@ -152,6 +152,7 @@ class Keeper:
         args = ["worker", "--model", spec.model or str(settings.model), "--pool", settings.pool, "--name", spec.name]
         args += ["--log-level", settings.log_level, "--drain-s", str(spec.drain_s), *spec.options]
         env = {"HEADSTART_REDIS_URL": settings.redis_url, "TOKENIZERS_PARALLELISM": "false"}
+        env |= {"HEADSTART_LOG_FORMAT": settings.log_format} if settings.log_format else {}
         return Child(spec.name, args, env, starting=False)
 
 
