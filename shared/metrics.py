@@ -33,19 +33,33 @@ class MetricsDoor:
 NO_DOOR = MetricsDoor()
 
 
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """One series for the documentation."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
 class MetricSet:
     """Makes series under our prefix. Labels must come from small closed sets: never a request's id."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.rows: list[MetricRow] = []
 
     def gauge(self, name: str, text: str) -> Gauge:
+        self.rows.append(MetricRow(PREFIX + name, "gauge", (), text))
         return Gauge(PREFIX + name, text, registry=self.registry)
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        self.rows.append(MetricRow(f"{PREFIX}{name}_total", "counter", tuple(labels), text))
         return Counter(PREFIX + name, text, labels, registry=self.registry)
 
     def histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        self.rows.append(MetricRow(PREFIX + name, "histogram", (), text))
         return Histogram(PREFIX + name, text, buckets=tuple(buckets), registry=self.registry)
 
 

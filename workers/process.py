@@ -173,9 +173,11 @@ def measure(engine: Engine, settings: WorkerProcessSettings) -> Profile:
     """The device's profile: measured, or what the engine without a model pretends."""
     if settings.engine == "fake":
         return replace(FAKE_PROFILE.scaled(settings.slowdown), kv_bytes_per_token=engine.kv.bytes_per_token)
+    from workers.profile_progress import profile_progress
     from workers.profiler import profile_engine
 
-    return profile_engine(engine, token_budget=settings.token_budget)
+    with profile_progress() as progress:
+        return profile_engine(engine, token_budget=settings.token_budget, progress=progress)
 
 
 def core_settings(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine, profile: Profile) -> WorkerSettings:
