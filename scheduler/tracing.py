@@ -51,7 +51,7 @@ class SchedulerTracing:
     def _placed(self, worker: str, job: Assign) -> None:
         waiting = self._waiting.get(job.request_id)
         if waiting is not None:
-            attributes = {
+            attributes: dict[str, str | int] = {
                 "headstart.request": job.request_id,
                 "headstart.worker": worker,
                 "headstart.attempt": job.attempt,

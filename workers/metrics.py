@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.clock import Clock
 from shared.fabric import WriteStatus
@@ -39,7 +39,8 @@ class _Request:
 
     taken_at: float
     prompt: int
-    last_at: float = 0.0
+    last_at: dict[int, float] = field(default_factory=dict)
+    """By choice, the time of its latest token."""
     reason: str = str(FinishReason.STOP)
 
 
@@ -152,10 +153,10 @@ class WorkerMetrics(MetricSet):
             return
         if not request.last_at:
             self.ttft.observe(now - request.taken_at)
-        elif emit.token_ids:
+        elif (last := request.last_at.get(emit.choice)) is not None:
             for _ in emit.token_ids:
-                self.itl.observe((now - request.last_at) / len(emit.token_ids))
-        request.last_at = now
+                self.itl.observe((now - last) / len(emit.token_ids))
+        request.last_at[emit.choice] = now
         if emit.index == 0 and emit.choice == 0:
             self.prompt_tokens.inc(request.prompt)
         if emit.finish is not None:

@@ -128,7 +128,11 @@ class WorkerTracing:
     def _end_head_start(self, assist: AssistId, now: int) -> None:
         held = self._head_starts.pop(assist, None)
         if held is not None:
-            attributes = {"headstart.request": held.request, "headstart.worker": self._ref, "headstart.tokens": held.offered}
+            attributes: dict[str, str | int] = {
+                "headstart.request": held.request,
+                "headstart.worker": self._ref,
+                "headstart.tokens": held.offered,
+            }
             tell(self._tracer, "head start", held.context, held.started_ms, now, attributes)
 
     def _attributes(self, request_id: RequestId, attempt: int) -> dict[str, str | int]:

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext, StatusCode, TraceFlags
 
 from gateway.settings import GatewaySettings
+from scheduler.loop import SchedulerLoop
 from scheduler.settings import SchedulerSettings
 from scheduler.tracing import SchedulerTracing
 from shared import tracing
@@ -47,6 +48,7 @@ async def test_one_trace_from_door_to_door(valkey_url: str, monkeypatch: pytest.
         scheduler.watches.append(SchedulerTracing(clock, tracer).watch)
         for worker in (low, high):
             worker.watches.append(WorkerTracing(worker.info.ref, clock, tracer).watch)
+        await eventually(lambda: both_known(scheduler), 30)
         request_id = await complete(gateway, INCOMING)
 
         async def told() -> list[ReadableSpan]:
@@ -58,6 +60,11 @@ async def test_one_trace_from_door_to_door(valkey_url: str, monkeypatch: pytest.
         await complete(gateway, {"traceparent": INCOMING["traceparent"][:-2] + "00"})
         await a_refusal_is_told_without_its_words(gateway, exporter)
     await fabric.disconnect()
+
+
+async def both_known(scheduler: SchedulerLoop) -> bool:
+    """Else the first to join would get the request whole."""
+    return "1 own, 1 assist" in repr(scheduler.core)
 
 
 async def complete(gateway: Served, headers: dict[str, str]) -> str:
@@ -90,10 +97,10 @@ def a_whole_trace(spans: list[ReadableSpan], request_id: str, low: str, high: st
 
 async def a_refusal_is_told_without_its_words(gateway: Served, exporter: InMemorySpanExporter) -> None:
     """What was not sampled before left nothing."""
-    body = {"model": "another", "prompt": "secret words", "max_tokens": 6}
-    assert (await gateway.http.post("/v1/completions", json=body, headers=INCOMING)).status_code == 404
+    body = {"model": "demo", "prompt": "secret words", "max_tokens": 1_000_000}
+    assert (await gateway.http.post("/v1/completions", json=body, headers=INCOMING)).status_code == 400
     (refused,) = exporter.get_finished_spans()
-    assert (refused.name, refused.status.status_code, refused.status.description) == ("request", StatusCode.ERROR, "NotFound")
+    assert (refused.name, refused.status.status_code, refused.status.description) == ("request", StatusCode.ERROR, "BadRequest")
     assert "secret" not in refused.to_json()
 
 
