@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StrictStr
+from pydantic import BeforeValidator, Field, StrictStr, field_validator, model_validator
 
 from gateway import api_fields as fields
 from gateway import limits
+from gateway import tools as tool_types
 from gateway.api_fields import Flag, Shape, TextParts, as_user_message, only
+from gateway.response_format import ResponseFormat, TextOptions
 
 __all__ = ["TextPart"]
 TextPart = fields.TextPart
@@ -58,13 +60,21 @@ class Sampling(Shape):
 
 
 class ChatMessage(Shape):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: TextParts
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: tool_types.ToolCalls = None
+    content: Annotated[TextParts | None, Field(validate_default=True)] = None
     refusal: Annotated[object, only()] = None
     annotations: Annotated[object, only([])] = None
     audio: Annotated[object, only()] = None
-    tool_calls: Annotated[object, only([])] = None
+    tool_call_id: tool_types.CallId | None = None
     function_call: Annotated[object, only()] = None
+
+    _said = field_validator("content")(tool_types.check_content)
+
+    @model_validator(mode="after")
+    def _complete(self) -> ChatMessage:
+        tool_types.check_message(self.role, bool(self.tool_calls), self.tool_call_id is not None)
+        return self
 
 
 class ChunkSampling(Sampling):
@@ -83,11 +93,11 @@ class ChatRequest(ChunkSampling):
     store: Flag = None
     logprobs: Flag = None
     top_logprobs: fields.TopLogprobs = None
-    response_format: Annotated[object, only({"type": "text"})] = None
+    response_format: ResponseFormat | None = None
     modalities: Annotated[object, only(["text"])] = None
-    tools: Annotated[object, only([])] = None
-    tool_choice: Annotated[object, only("none", "auto")] = None
-    parallel_tool_calls: Annotated[object, only(True, False)] = None
+    tools: tool_types.ChatTools = None
+    tool_choice: tool_types.Choice = None
+    parallel_tool_calls: Flag = None
     functions: Annotated[object, only([])] = None
     function_call: Annotated[object, only("none", "auto")] = None
     audio: Annotated[object, only()] = None
@@ -110,12 +120,24 @@ class CompletionRequest(ChunkSampling):
 class InputItem(Shape):
     """A message of the conversation so far; an answer's output item can be sent back as it came."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: TextParts
-    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: TextParts | None = None
+    type: Literal["message", "function_call", "function_call_output"] = "message"
     id: Annotated[StrictStr, Field(max_length=limits.MAX_ID_CHARS)] | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
     phase: Annotated[object, only()] = None
+    call_id: tool_types.CallId | None = None
+    name: StrictStr | None = None
+    arguments: StrictStr | None = None
+    output: TextParts | None = None
+    caller: Annotated[object, only()] = None
+    namespace: Annotated[object, only()] = None
+    async_: Annotated[object, only(False)] = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> InputItem:
+        tool_types.check_item(self.type, {name for name in tool_types.ITEM_FIELDS if getattr(self, name) is not None})
+        return self
 
 
 Input = Annotated[
@@ -146,10 +168,10 @@ class ResponseRequest(Sampling):
     top_logprobs: fields.TopLogprobs = None
     previous_response_id: fields.ResponseId = None
     truncation: Literal["auto", "disabled"] | None = None
-    parallel_tool_calls: Annotated[object, only(True, False)] = None
-    text: Annotated[object, only({"format": {"type": "text"}})] = None
-    tool_choice: Annotated[object, only("none", "auto")] = None
-    tools: Annotated[object, only([])] = None
+    parallel_tool_calls: Flag = None
+    text: TextOptions | None = None
+    tool_choice: tool_types.Choice = None
+    tools: tool_types.ResponseTools = None
     conversation: Annotated[object, only()] = None
     max_tool_calls: Annotated[object, only()] = None
     prompt: Annotated[object, only()] = None

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from gateway.api_types import ChatMessage, ChatRequest, ChunkSampling, CompletionRequest, InputItem, ResponseRequest, Sampling, TextPart
+from gateway.api_types import ChatRequest, ChunkSampling, CompletionRequest, ResponseRequest, Sampling
 from gateway.fold import ApiHead, Json, Kind
 from gateway.limits import COMPLETION_DEFAULT_TOKENS, MAX_CHOICES
 from gateway.tokenizer import Message
+from gateway.tools_messages import chat_message, input_messages, stored_item
+from gateway.tools_plan import NO_FORM, Form, chat_form, echoed, response_form
 from shared.errors import BadRequest
 from shared.types import SamplingParams
 
@@ -41,6 +43,7 @@ class Ask:
     """Messages that do not fit are left out, the oldest first."""
     echo: bool = False
     """The answer starts with its prompt's text."""
+    form: Form = NO_FORM
 
 
 def ask_chat(body: ChatRequest) -> Ask:
@@ -51,9 +54,10 @@ def ask_chat(body: ChatRequest) -> Ask:
     param = "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
     echo: Json = {"metadata": body.metadata, **({"service_tier": _tier(body)} if body.service_tier else {})}
     api = replace(_chunk_head(Kind.CHAT, body, echo), logprobs=bool(body.logprobs))
-    messages = [message_of(one) for one in body.messages]
+    messages = [chat_message(one) for one in body.messages]
+    form = chat_form(body.tools, body.tool_choice, body.parallel_tool_calls, body.response_format)
     asked = _ask(api, body, (messages,), "messages", body.max_tokens or body.max_completion_tokens, param)
-    return replace(asked, sampling=replace(asked.sampling, n=body.n or 1, top_logprobs=body.top_logprobs or 0))
+    return replace(asked, sampling=replace(asked.sampling, n=body.n or 1, top_logprobs=body.top_logprobs or 0), form=form)
 
 
 def ask_completion(body: CompletionRequest) -> Ask:
@@ -77,7 +81,8 @@ def ask_response(body: ResponseRequest, before: Sequence[Message] = (), previous
     if body.top_logprobs and not body.include:
         message = "'top_logprobs' needs 'include': send 'include': ['message.output_text.logprobs'] with it."
         raise BadRequest(message, "top_logprobs", "invalid_value")
-    messages = [*before, *(message_of(one) for one in body.input)]
+    messages = [*before, *input_messages(body.input)]
+    form = response_form(body.tools, body.tool_choice, body.parallel_tool_calls, body.text)
     if body.instructions is not None:
         messages.insert(0, {"role": "system", "content": body.instructions})
     stored = body.store is not False
@@ -87,13 +92,13 @@ def ask_response(body: ResponseRequest, before: Sequence[Message] = (), previous
         background=bool(body.background),
         echo=_echo(body),
         logprobs=bool(body.include),
-        items=tuple(_item(one) for one in body.input) if stored or body.background else (),
+        items=tuple(stored_item(one) for one in body.input) if stored or body.background else (),
         previous=previous,
         stored=stored,
     )
     asked = _ask(api, body, (messages,), "input", body.max_output_tokens, "max_output_tokens")
     sampling = replace(asked.sampling, top_logprobs=body.top_logprobs or 0)
-    return replace(asked, sampling=sampling, truncate=body.truncation == "auto")
+    return replace(asked, sampling=sampling, truncate=body.truncation == "auto", form=form)
 
 
 def _ask(
@@ -162,26 +167,10 @@ def _echo(body: ResponseRequest) -> Json:
         "prompt_cache_key": body.prompt_cache_key,
         "store": body.store,
         "parallel_tool_calls": body.parallel_tool_calls,
-        "tool_choice": body.tool_choice,
+        **echoed(body.tools, body.tool_choice, body.text),
         "truncation": body.truncation,
         "service_tier": _tier(body),
         "max_output_tokens": body.max_output_tokens,
     }
     unset = ("max_output_tokens",)
     return {name: value for name, value in sent.items() if value is not None or name in unset}
-
-
-def message_of(one: ChatMessage | InputItem) -> Message:
-    """As the chat template takes it."""
-    return {"role": one.role, "content": _joined(one.content)}
-
-
-def _item(one: InputItem) -> Json:
-    """As `input_items` lists it; who sent no id gets one there."""
-    kind: Json = {"type": "output_text", "annotations": [], "logprobs": []} if one.role == "assistant" else {"type": "input_text"}
-    content = [{**kind, "text": part.text} for part in one.content]
-    return {"id": one.id, "type": "message", "role": one.role, "status": one.status or "completed", "content": content}
-
-
-def _joined(parts: list[TextPart]) -> str:
-    return "".join(part.text for part in parts)

@@ -6,13 +6,12 @@ be the caller's, and is kept for one more retention time, so that a conversation
 
 from __future__ import annotations
 
-from typing import cast
-
 from gateway.errors import NotYet
 from gateway.fold import Json, Kind
 from gateway.limits import MAX_CHAIN
 from gateway.service import Found, Gateway
 from gateway.tokenizer import Message
+from gateway.tools_history import answer_message, stored_messages
 from shared.errors import BadRequest, NotFound
 from shared.types import Phase
 
@@ -42,7 +41,7 @@ class Conversations:
                 message = f"'{PARAM}' leads back over more than {MAX_CHAIN} responses: send the conversation as 'input'."
                 raise BadRequest(message, PARAM, "invalid_value")
             found = await self._link(wanted, previous_response_id, owner_key)
-            links.append([*map(_message, found.api.items), await self._answer(found, previous_response_id)])
+            links.append([*stored_messages(found.api.items), await self._answer(found, previous_response_id)])
             kept.append(found)
             wanted = found.api.previous
         for found in kept:
@@ -67,7 +66,7 @@ class Conversations:
             state = "has not ended" if fold.end is None else f"was {fold.end.phase}"
             message = f"'{PARAM}' {first} cannot be continued: response {fold.public_id} {state}. Wait for it, or send the input again."
             raise BadRequest(message, PARAM, "invalid_value")
-        return {"role": "assistant", "content": fold.transcript.text}
+        return answer_message(fold)
 
     def input_items(self, found: Found, *, after: str, limit: int, newest_first: bool) -> Json:
         """What the response itself was asked, one page of it. Raises `BadRequest`."""
@@ -94,8 +93,3 @@ def items_of(found: Found) -> list[Json]:
     """Input items in order; who came without an id is numbered."""
     request_id = found.head.spec.request_id
     return [{**item, "id": item["id"] or f"msg_{request_id}_{at}"} for at, item in enumerate(found.api.items)]
-
-
-def _message(item: Json) -> Message:
-    parts = cast("list[dict[str, str]]", item["content"])
-    return {"role": str(item["role"]), "content": "".join(part["text"] for part in parts)}

@@ -77,6 +77,8 @@ class ApiHead:
     previous: str = ""
     """Bare id of the response that a response continues."""
     stored: bool = True
+    call_format: str = ""
+    """How the model writes the tool calls that are to be read out of its text; empty: none are."""
 
     def to_json(self) -> str:
         return dumps(asdict(self), separators=(",", ":"))

@@ -18,6 +18,7 @@ from gateway.metrics import Meter
 from gateway.pools import ModelPool
 from gateway.prompts import Limits, check_bias, encode
 from gateway.settings import GatewaySettings
+from gateway.tools_intake import formed
 from gateway.tracing import RequestTrace
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable, HeadstartError, NotFound, Refused
@@ -112,9 +113,9 @@ class Intake:
         log.debug("accepted", extra={"request": spec.request_id, "prompt_tokens": len(spec.prompt)})
 
     async def _parts(self, ask: Ask, caller: Caller, traces: Sequence[RequestTrace]) -> list[_Part]:
-        limits = Limits(self._pool.model_tokens, self._pool.room, self._settings.default_max_tokens)
-        limits.check(ask)
+        limits = Limits(self._pool.model_tokens, self._pool.room_tokens, self._settings.default_max_tokens)
         check_bias(ask, self._pool.encoder.vocabulary)
+        ask = await formed(ask, self._pool.encoder)
         request_id, created_ms = RequestId(secrets.token_hex(12)), self._clock.wall_ms()
         parts = []
         for number, (prompt, trace) in enumerate(zip(ask.prompts, traces, strict=True)):

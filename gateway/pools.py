@@ -45,14 +45,6 @@ class ServedModel:
     """Most tokens of prompt and output together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What the pool's largest worker holds. Zero: no worker is known yet, so only they can tell."""
-
-    tokens: int = 0
-    choices: int = 0
-
-
 class ModelPool:
     """Follows the logs of one model's requests, tells its scheduler who listens, and knows how much its workers hold."""
 
@@ -74,10 +66,9 @@ class ModelPool:
         return f"<ModelPool {self.name} {self.follower!r} {self.listeners!r}>"
 
     @property
-    def room(self) -> Room:
-        """Workers may be unlike: a request must fit the largest one."""
-        tokens = max((min(one.max_model_tokens, one.total_blocks * one.block_tokens) for one in self.members), default=0)
-        return Room(tokens, max((one.max_sequences for one in self.members), default=0))
+    def room_tokens(self) -> int:
+        """Tokens that the largest worker holds: workers may be unlike, and a request needs only one. 0: none is known yet."""
+        return max((min(one.max_model_tokens, one.total_blocks * one.block_tokens) for one in self.members), default=0)
 
     def fold_of(self, head: LogHead) -> Fold:
         """The fold of a log of this model, at its start."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.asks import Ask, Prompt
-from gateway.pools import Room
 from gateway.tokenizer import Encoder, Message
 from shared.errors import BadRequest
 
@@ -15,25 +14,19 @@ class Limits:
     """How long a request may be: by the model, and by what the pool's largest worker holds."""
 
     model_tokens: int
-    room: Room
+    room_tokens: int
+    """0: no worker is known yet, so only they can tell."""
     default_max_tokens: int
 
     @property
     def tokens(self) -> int:
-        return min(self.model_tokens, self.room.tokens) if self.room.tokens else self.model_tokens
+        return min(self.model_tokens, self.room_tokens) if self.room_tokens else self.model_tokens
 
     @property
     def bound(self) -> str:
         if self.tokens == self.model_tokens:
             return f"the model's length is {self.model_tokens}"
         return f"the KV memory of this model's largest worker holds {self.tokens}"
-
-    def check(self, ask: Ask) -> None:
-        """What needs no tokens to be seen. Raises `BadRequest`."""
-        choices = self.room.choices
-        if choices and ask.sampling.n > choices:
-            message = f"'n' is {ask.sampling.n}; the largest worker of this model holds {choices} sequences: ask for at most {choices}."
-            raise BadRequest(message, "n", "invalid_value")
 
     def max_tokens(self, ask: Ask, num_prompt: int, param: str) -> int:
         """Tokens that the request may generate. Raises `BadRequest` where prompt and output do not fit."""
@@ -75,14 +68,14 @@ def check_bias(ask: Ask, vocabulary: int) -> None:
 
 
 async def _chat(ask: Ask, messages: list[Message], param: str, encoder: Encoder, limits: Limits) -> tuple[int, ...]:
-    whole = await encoder.encode_chat(messages, param)
+    whole = await encoder.encode_chat(messages, param, ask.form.tools)
     room = limits.tokens - (ask.max_tokens or 1)
     if not ask.truncate or len(whole) <= room:
         return whole
-    return await _truncated(messages, param, encoder, room)
+    return await _truncated(ask, messages, param, encoder, room)
 
 
-async def _truncated(messages: list[Message], param: str, encoder: Encoder, room: int) -> tuple[int, ...]:
+async def _truncated(ask: Ask, messages: list[Message], param: str, encoder: Encoder, room: int) -> tuple[int, ...]:
     """Instructions stay; of the rest what follows the earliest user's turn that fits, or the last one if none does."""
     lasting = [one for one in messages if one["role"] in ("system", "developer")]
     turns = [one for one in messages if one["role"] not in ("system", "developer")]
@@ -90,6 +83,6 @@ async def _truncated(messages: list[Message], param: str, encoder: Encoder, room
     low, high = 0, len(starts) - 1
     while low < high:
         middle = (low + high) // 2
-        fits = len(await encoder.encode_chat([*lasting, *turns[starts[middle] :]], param)) <= room
+        fits = len(await encoder.encode_chat([*lasting, *turns[starts[middle] :]], param, ask.form.tools)) <= room
         low, high = (low, middle) if fits else (middle + 1, high)
-    return await encoder.encode_chat([*lasting, *turns[starts[low] :]], param)
+    return await encoder.encode_chat([*lasting, *turns[starts[low] :]], param, ask.form.tools)

@@ -13,6 +13,7 @@ from gateway.desk import Desk, StartingAfter
 from gateway.explain import explain
 from gateway.limits import MAX_ID_CHARS
 from gateway.service import Gateway, bare_id
+from shared.errors import BadRequest
 
 Order = Literal["asc", "desc"]
 PageSize = Annotated[int, Query(ge=1, le=100)]
@@ -49,6 +50,7 @@ def response_routes(gateway: Gateway) -> APIRouter:
     @router.get("/{response_id}")
     async def retrieve(response_id: str, request: Request, stream: bool = False, starting_after: StartingAfter = -1) -> Response:
         found = await desk.conversations.find(response_id, desk.owner_key(request))
+        _refuse_query(request)
         if not stream:
             return JSONResponse((await gateway.replay(found)).answer())
         await gateway.check_resume(found, starting_after)
@@ -70,6 +72,14 @@ def response_routes(gateway: Gateway) -> APIRouter:
         return JSONResponse(await desk.conversations.delete(found))
 
     return router
+
+
+def _refuse_query(request: Request) -> None:
+    """What a response tells is settled when it is made. Raises `BadRequest`."""
+    for name in ("include", "include[]", "include_obfuscation"):
+        if request.query_params.get(name, "false") != "false":
+            message = f"'{name}' is not supported here: send 'include' when the response is created."
+            raise BadRequest(message, name.removesuffix("[]"), "unsupported_parameter")
 
 
 def request_routes(gateway: Gateway) -> APIRouter:

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway.api_types import DetokenizeRequest, TokenizeRequest
-from gateway.asks import message_of
 from gateway.desk import Desk
 from gateway.fold import Json
 from gateway.pools import ModelPool
 from gateway.service import Gateway
+from gateway.tools_messages import chat_message
 from shared.errors import BadRequest, FabricError
 
 
@@ -67,7 +67,7 @@ async def _ids(body: TokenizeRequest, pool: ModelPool) -> tuple[int, ...]:
     if (body.prompt is None) == (body.messages is None):
         raise BadRequest("Send either 'prompt' or 'messages'.", "prompt", "invalid_value")
     if body.messages is not None:
-        return await pool.encoder.encode_chat([message_of(one) for one in body.messages], "messages")
+        return await pool.encoder.encode_chat([chat_message(one) for one in body.messages], "messages")
     return await pool.encoder.encode_text(body.prompt or "", "prompt", add_special_tokens=body.add_special_tokens is not False)
 
 

@@ -243,6 +243,8 @@ class TestConversations:
         ]
         made = await stage.served.openai.responses.create(model="org/tiny", input=history)
         items = stage.served.openai.responses.input_items
+        with pytest.raises(openai.BadRequestError, match="when the response is created"):
+            await stage.served.openai.responses.retrieve(made.id, include=["message.output_text.logprobs"])
         page = await items.list(made.id, limit=2, order="asc")
         assert [one.role for one in page.data] == ["user", "assistant"]  # type: ignore[union-attr]
         everything = [one async for one in page]

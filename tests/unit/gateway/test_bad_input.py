@@ -54,6 +54,13 @@ def error_of(answer: httpx2.Response) -> dict[str, Any]:
     return error
 
 
+NO_SCHEMA = {"type": "object", "properties": {"a": {"type": "objekt"}}}
+SCHEMA_OF_CHAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": NO_SCHEMA, "strict": True}}
+SCHEMA_OF_RESPONSES = {"type": "json_schema", "name": "n", "schema": NO_SCHEMA}
+TOOL = {"type": "function", "function": {"name": "f"}}
+STRANGE_TOOL = {"type": "function", "function": {"name": "f", "parameters": NO_SCHEMA, "strict": True}}
+
+
 BAD = [
     # (path, what is changed, status, param, code)
     (CHAT_PATH, {"messages": None}, 400, "messages", "invalid_type"),
@@ -111,9 +118,18 @@ BAD = [
     (CHAT_PATH, {"timeout_s": 0}, 400, "timeout_s", "invalid_value"),
     (CHAT_PATH, {"timeout_s": float("inf")}, 400, "timeout_s", "invalid_value"),
     (CHAT_PATH, {"reasoning_effort": "high"}, 400, "reasoning_effort", "unsupported_parameter"),
-    (CHAT_PATH, {"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
-    (CHAT_PATH, {"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
-    (CHAT_PATH, {"response_format": {"type": "json_schema", "json_schema": 7}}, 400, "response_format", "unsupported_parameter"),
+    (CHAT_PATH, {"response_format": {"type": "json_schema"}}, 400, "response_format", "invalid_value"),
+    (CHAT_PATH, {"response_format": {"type": "json_schema", "json_schema": 7}}, 400, "response_format.json_schema", "invalid_type"),
+    (CHAT_PATH, {"response_format": {"type": "xml"}}, 400, "response_format.type", "invalid_value"),
+    (CHAT_PATH, {"response_format": SCHEMA_OF_CHAT}, 400, "response_format", "invalid_schema"),
+    (CHAT_PATH, {"tools": [{"type": "function"}]}, 400, "tools[0].function", "missing_required_parameter"),
+    (CHAT_PATH, {"tools": [{"type": "custom", "custom": {"name": "f"}}]}, 400, "tools[0].type", "invalid_value"),
+    (CHAT_PATH, {"tools": [TOOL, TOOL]}, 400, "tools", "invalid_value"),
+    (CHAT_PATH, {"tools": [STRANGE_TOOL]}, 400, "tools[0].function.parameters", "invalid_schema"),
+    (CHAT_PATH, {"tool_choice": "required"}, 400, "tool_choice", "invalid_value"),
+    (CHAT_PATH, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, 400, "tool_choice", "invalid_value"),
+    (CHAT_PATH, {"tools": [TOOL], "tool_choice": "required", "ignore_eos": True}, 400, "ignore_eos", "invalid_value"),
+    (CHAT_PATH, {"messages": [{"role": "tool", "content": "4"}]}, 400, "messages[0]", "invalid_value"),
     (CHAT_PATH, {"beam_width": 5}, 400, "beam_width", "unknown_parameter"),
     (CHAT_PATH, {"metadata": {"k": 1}}, 400, "metadata.k", "invalid_type"),
     (CHAT_PATH, {"metadata": {"k" * 65: "v"}}, 400, f"metadata.{'k' * 65}", "invalid_value"),
@@ -148,7 +164,9 @@ BAD = [
     (RESPONSE_PATH, {"truncation": "auto", "input": "x" * LENGTH}, 400, "input", "context_length_exceeded"),
     (RESPONSE_PATH, {"conversation": "conv_1"}, 400, "conversation", "unsupported_parameter"),
     (RESPONSE_PATH, {"model": "other", "previous_response_id": "resp_1"}, 404, "model", "model_not_found"),
-    (RESPONSE_PATH, {"text": {"format": {"type": "json_object"}}}, 400, "text", "unsupported_parameter"),
+    (RESPONSE_PATH, {"text": {"format": {"type": "json_schema"}}}, 400, "text.format", "invalid_value"),
+    (RESPONSE_PATH, {"text": {"format": SCHEMA_OF_RESPONSES}}, 400, "text.format", "invalid_schema"),
+    (RESPONSE_PATH, {"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, 400, "input[0]", "invalid_value"),
     (RESPONSE_PATH, {"background": 1}, 400, "background", "invalid_type"),
 ]
 
@@ -307,9 +325,9 @@ async def test_a_prompt_beyond_the_largest_workers_kv_memory(tokenizer: tuple[Pa
     settings = GatewaySettings(redis_url="", model=tokenizer[0], served_model_name="tiny")
     app = create_app(settings, fabric.as_fabric(), tokenizer[1])
     pool = app.state.gateway.default
-    pool.members = (replace(MEMBER, total_blocks=4, max_sequences=2), replace(MEMBER, total_blocks=2, max_sequences=3))
+    pool.members = (replace(MEMBER, total_blocks=4), replace(MEMBER, total_blocks=2))
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
-        for change, param in (({"prompt": "x" * 64}, "prompt"), ({"max_tokens": 63}, "max_tokens"), ({"n": 4}, "n")):
+        for change, param in (({"prompt": "x" * 64}, "prompt"), ({"max_tokens": 63}, "max_tokens")):
             answer = await client.post(COMPLETION_PATH, json={**COMPLETION, **change})
             assert (answer.status_code, error_of(answer)["param"]) == (400, param)
             assert "worker" in error_of(answer)["message"]
