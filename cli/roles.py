@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.options import ApiKeys, Dtype, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName, device_name, one_of
+from cli.options import (
+    ApiKeys,
+    CeleryUrl,
+    Dtype,
+    LogFormat,
+    LogLevel,
+    MetricsHost,
+    MetricsPort,
+    Model,
+    NoAuth,
+    Pool,
+    RedisUrl,
+    ServedName,
+    device_name,
+    one_of,
+)
 
 
 def gateway(
@@ -26,12 +43,14 @@ def gateway(
     default_max_tokens: Annotated[int, typer.Option(min=1, help="Most output tokens of who asks for no number.")] = 4096,
     shutdown_s: Annotated[float, typer.Option(min=0, help="How long open streams may go on after SIGTERM.")] = 30.0,
     log_level: LogLevel = "info",
+    log_format: LogFormat = "",
 ) -> None:
     """The HTTP door. Any number of them may run."""
     from gateway.settings import ExtraModel, GatewaySettings, api_keys_of, keys_in
-    from shared import logs
+    from shared import logs, tracing
 
-    logs.configure("gateway", log_level)
+    logs.configure("gateway", log_level, log_format)
+    tracing.configure("gateway")
     settings = GatewaySettings(
         redis_url=redis_url,
         model=model,
@@ -60,13 +79,18 @@ def scheduler(
     grace_s: Annotated[float, typer.Option(min=0, help="How long a request lives after its client has left.")] = 10.0,
     max_crashes: Annotated[int, typer.Option(min=1, help="Attempts that ended in a crash before a request fails.")] = 3,
     max_waiting: Annotated[int, typer.Option(min=1, help="Waiting requests beyond which more are refused.")] = 10_000,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
+    log_format: LogFormat = "",
 ) -> None:
     """Places requests. One leads, others stand by."""
     from scheduler.process import SchedulerProcessSettings, serve
-    from shared import logs
+    from shared import logs, tracing
+    from shared.metrics import MetricsDoor
 
-    logs.configure("scheduler", log_level)
+    logs.configure("scheduler", log_level, log_format)
+    tracing.configure("scheduler")
     settings = SchedulerProcessSettings(
         redis_url=redis_url,
         pool=pool,
@@ -76,6 +100,7 @@ def scheduler(
         grace_s=grace_s,
         max_crashes=max_crashes,
         max_waiting=max_waiting,
+        metrics=MetricsDoor(metrics_port, metrics_host),
     )
     asyncio.run(serve(settings))
 
@@ -109,13 +134,18 @@ def worker(
         bool,
         typer.Option("--prefix-cache/--no-prefix-cache", help="Keep the KV of prompts for later ones of the same tenant that begin alike."),
     ] = True,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
+    log_format: LogFormat = "",
 ) -> None:
     """One device: prefill, decode, head starts."""
-    from shared import logs
+    from shared import logs, tracing
+    from shared.metrics import MetricsDoor
     from workers.process import WorkerProcessSettings, serve
 
-    logs.configure("worker", log_level)
+    logs.configure("worker", log_level, log_format)
+    tracing.configure("worker")
     settings = WorkerProcessSettings(
         redis_url=redis_url,
         model=model,
@@ -136,5 +166,41 @@ def worker(
         max_assists=max_assists,
         depth=depth,
         prefix_cache=prefix_cache,
+        metrics=MetricsDoor(metrics_port, metrics_host),
     )
     asyncio.run(serve(settings))
+
+
+def agent(
+    redis_url: RedisUrl,
+    celery_url: CeleryUrl = "",
+    model: Annotated[
+        Path | None,
+        typer.Option(envvar="HEADSTART_MODEL", help="Directory of the model on this host, for workers whose launcher names none."),
+    ] = None,
+    pool: Pool = "default",
+    host_name: Annotated[str, typer.Option(help="The host's name among agents; by default its own.")] = "",
+    drain_s: Annotated[float, typer.Option(min=0, help="How long after SIGTERM its workers may drain.")] = 30.0,
+    max_crashes: Annotated[int, typer.Option(min=1, help="Crashes in a row after which a worker is given up.")] = 6,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "",
+) -> None:
+    """Launches and stops workers on this host, as `headstart scale` asks. One per host."""
+    from shared import logs
+    from workers.agent.backoff import BackOffSettings
+    from workers.agent.process import serve
+    from workers.agent.settings import AgentSettings
+
+    logs.configure("agent", log_level, log_format)
+    settings = AgentSettings(
+        redis_url=redis_url,
+        host=host_name or socket.gethostname(),
+        celery_url=celery_url,
+        model=model,
+        pool=pool,
+        log_level=log_level,
+        log_format=log_format,
+        drain_s=drain_s,
+        back_off=BackOffSettings(max_crashes=max_crashes),
+    )
+    sys.exit(serve(settings))

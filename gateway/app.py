@@ -18,6 +18,7 @@ from gateway.routes_operator import model_routes, operator_routes, release, toke
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Encoder
+from gateway.tracing import IncomingTrace
 from shared.clock import Clock
 
 
@@ -44,6 +45,7 @@ def create_app(
         app.include_router(routes(gateway))
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestIds)
+    app.add_middleware(IncomingTrace)
     return app
 
 

@@ -174,7 +174,7 @@ class Follower:
             self._tails.pop(tail.request_id, None)
 
     def _fail(self, tail: Tail, error: LogLost) -> None:
-        log.error("%s", error)
+        log.error("%s", error, extra={"request": tail.request_id})
         tail.fail(error)
         self._drop_ended(tail)
 

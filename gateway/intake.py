@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -17,12 +19,15 @@ from gateway.pools import ModelPool
 from gateway.prompts import Limits, check_bias, encode
 from gateway.settings import GatewaySettings
 from gateway.tools_intake import formed
+from gateway.tracing import RequestTrace
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable, HeadstartError, NotFound, Refused
 from shared.fabric import LogHead, SubmitAnswer, SubmitStatus
 from shared.messages import Submission
 from shared.prefixes import prefix_hashes
 from shared.types import NO_GATEWAY, RequestId, RequestSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class _Part:
     head: LogHead
     submission: Submission
     meter: Meter
+    trace: RequestTrace
 
 
 class Intake:
@@ -66,7 +72,16 @@ class Intake:
 
     async def accept(self, ask: Ask, caller: Caller) -> Accepted:
         """Raises `BadRequest`, `NotFound`, `Conflict`, `Refused` or `FabricUnavailable`; nothing is left behind then."""
-        parts = await self._parts(ask, caller)
+        traces = [RequestTrace() for _ in ask.prompts]
+        try:
+            return await self._accept(ask, caller, traces)
+        except BaseException as error:
+            for trace in traces:
+                trace.refused(error)
+            raise
+
+    async def _accept(self, ask: Ask, caller: Caller, traces: Sequence[RequestTrace]) -> Accepted:
+        parts = await self._parts(ask, caller, traces)
         # Part 0 is the commit: only it knows the idempotency key, and who finds it finds all others accepted.
         told: list[_Part] = []
         try:
@@ -76,23 +91,35 @@ class Intake:
             answer = await self._submit(parts[0], caller)
             if answer.status is SubmitStatus.REPEATED:
                 await self._take_back(told)
-                return Accepted((await self._earlier(answer.request_id),), fresh=False)
+                earlier = await self._earlier(answer.request_id)
+                for part in parts:
+                    part.trace.repeated()
+                return Accepted((earlier,), fresh=False)
             self._check(answer)
         except HeadstartError:
             await self._take_back(told)
             raise
         for part in parts:
-            part.meter.start()
-            self._pool.follower.attach(part.head.spec.request_id, part.meter)
+            self._begin(part)
         return Accepted(tuple(part.head for part in parts), fresh=True)
 
-    async def _parts(self, ask: Ask, caller: Caller) -> list[_Part]:
+    def _begin(self, part: _Part) -> None:
+        """Accepted: from now on its log is listened to."""
+        spec = part.head.spec
+        part.meter.start()
+        self._pool.follower.attach(spec.request_id, part.meter)
+        part.trace.accepted(spec.request_id, spec.model, len(spec.prompt))
+        if part.trace.watches:
+            self._pool.follower.attach(spec.request_id, part.trace)
+        log.debug("accepted", extra={"request": spec.request_id, "prompt_tokens": len(spec.prompt)})
+
+    async def _parts(self, ask: Ask, caller: Caller, traces: Sequence[RequestTrace]) -> list[_Part]:
         limits = Limits(self._pool.model_tokens, self._pool.room_tokens, self._settings.default_max_tokens)
         check_bias(ask, self._pool.encoder.vocabulary)
         ask = await formed(ask, self._pool.encoder)
         request_id, created_ms = RequestId(secrets.token_hex(12)), self._clock.wall_ms()
         parts = []
-        for number, prompt in enumerate(ask.prompts):
+        for number, (prompt, trace) in enumerate(zip(ask.prompts, traces, strict=True)):
             param = ask.prompt_param if len(ask.prompts) == 1 else f"{ask.prompt_param}[{number}]"
             meter = Meter(self._pool.metrics, 0)
             ids = await encode(ask, prompt, param, self._pool.encoder, limits)
@@ -101,11 +128,12 @@ class Intake:
                 max_tokens=limits.max_tokens(ask, len(ids), param),
                 seed=secrets.randbelow(MAX_SEED + 1) if ask.seed is None else ask.seed,
             )
-            spec = RequestSpec(part_id(request_id, number), ask.model, ids, sampling, created_ms, salt_of(caller.owner_key))
+            salt = salt_of(caller.owner_key)
+            spec = RequestSpec(part_id(request_id, number), ask.model, ids, sampling, created_ms, salt, trace.text)
             api = replace(ask.api, part=number, bundle=request_id if number else "", prefix=await self._echo(ask, prompt))
             head = LogHead(spec, api.to_json(), caller.owner_key)
             meter.prompt_tokens = len(ids)
-            parts.append(_Part(head, self._submission(ask, spec), meter))
+            parts.append(_Part(head, self._submission(ask, spec), meter, trace))
         return parts
 
     async def _echo(self, ask: Ask, prompt: Prompt) -> str:
@@ -126,6 +154,7 @@ class Intake:
             gateway=NO_GATEWAY if background else self._settings.gateway_id,
             num_choices=spec.sampling.n,
             prefix=prefix_hashes(spec.prompt, spec.salt),
+            trace=spec.trace,
         )
 
     async def _submit(self, part: _Part, caller: Caller) -> SubmitAnswer:

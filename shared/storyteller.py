@@ -23,6 +23,8 @@ class Storyteller:
         self._lines: dict[RequestId, list[StoryLine]] = {}
 
     def add(self, request_id: RequestId, what: str, data: dict[str, object]) -> None:
+        told = {"request": request_id} | ({"attempt": data["attempt"]} if "attempt" in data else {})
+        log.debug(what, extra=told)
         self._lines.setdefault(request_id, []).append(StoryLine(self._clock.wall_ms(), self._who, what, data))
 
     async def flush(self) -> None:

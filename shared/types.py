@@ -103,6 +103,8 @@ class RequestSpec:
     """Wall clock at submission, for people to read; no decision depends on it."""
     salt: str = ""
     """Of the tenant: cached prefixes are shared only under an equal one."""
+    trace: str = ""
+    """Trace context of who accepted it (see `shared.tracing`); empty: nobody traces it."""
 
 
 class Phase(StrEnum):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -44,6 +44,9 @@ from workers.output import OutputStage
 
 log = logging.getLogger(__name__)
 
+Watch = Callable[[WorkerEvent, Sequence[WorkerCommand]], None]
+"""Told of every event and what the core made of it, on the loop: quick, decides nothing, never raises."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
@@ -63,6 +66,7 @@ class WorkerLoop:
     def __init__(self, core: WorkerCore, fabric: Fabric, info: WorkerInfo, clock: Clock, settings: LoopSettings | None = None) -> None:
         self.core = core
         self.info = info
+        self.watches: list[Watch] = []
         self._ref: WorkerRef = info.ref
         self._fabric = fabric
         self._clock = clock
@@ -89,8 +93,11 @@ class WorkerLoop:
 
     def feed(self, event: WorkerEvent) -> None:
         """The one door to the core."""
-        for command in self.core.handle(event, self._clock.monotonic()):
+        commands = self.core.handle(event, self._clock.monotonic())
+        for command in commands:
             self._carry_out(command)
+        for watch in self.watches:
+            watch(event, commands)
         if self.core.readable_jobs > 0:
             self._freed.set()
 

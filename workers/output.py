@@ -94,7 +94,8 @@ class OutputBook:
             return True
         # A gap can only mean that the server lost what it had acknowledged: this attempt must not invent the rest.
         if status is WriteStatus.GAP:
-            log.error("log of %s has a gap before attempt %d's entry: the server lost acknowledged tokens", request_id, attempt)
+            extra = {"request": request_id, "attempt": attempt}
+            log.error("the log has a gap before this attempt's entry: the server lost acknowledged tokens", extra=extra)
         self._drop(request_id, Superseded(request_id, attempt))
         return False
 
