@@ -63,9 +63,9 @@ async def streamed(bench: Bench, streams: int, step_s: float, seconds: float, fi
     """All streams under way, then a window of `seconds` at the given pace."""
     bench.pace(RAMP_STEP_S)
     opened: list[Stream] = []
-    for at in range(0, streams, 16):
-        opened += await asyncio.gather(*(bench.open(first_seed + each, TOKENS) for each in range(at, min(at + 16, streams))))
-        await asyncio.sleep(0.5)
+    for at in range(0, streams, 64):
+        opened += await asyncio.gather(*(bench.open(first_seed + each, TOKENS) for each in range(at, min(at + 64, streams))))
+        await asyncio.sleep(0.1)
     await _until(lambda: all(stream.frames > 2 for stream in opened))
     bench.pace(step_s)
     await asyncio.sleep(0.5)

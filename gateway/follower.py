@@ -1,6 +1,6 @@
 """One reader per process follows any number of logs.
 
-Wake-ups say which logs have news; a slow poll covers lost ones. A log that stays silent, or was followed across a cut, is
+Wake-ups bring the news, or say which logs have some; a slow poll covers lost ones. A log that stays silent, or was followed across a cut, is
 verified: a server that lost its last second comes back with a shorter log and says nothing.
 """
 
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from gateway.fold import LogLost, shortened, unreadable, vanished
 from gateway.tail import START, Consumer, Entries, Following, Tail
 from shared.errors import DecodeError, FabricError
-from shared.fabric import Record
+from shared.fabric import Grown, Record
 from shared.messages import LogEnd
 from shared.request import TERMINAL
 from shared.types import RequestId
@@ -33,7 +33,7 @@ class Logs(Protocol):
 
     async def read_logs(self, after: Mapping[RequestId, str]) -> dict[RequestId, Entries]: ...
 
-    def wakeups(self) -> AsyncIterator[tuple[RequestId, ...]]: ...
+    def wakeups(self, wanted: Container[RequestId]) -> AsyncIterator[tuple[Grown, ...]]: ...
 
     async def record(self, request_id: RequestId) -> Record | None: ...
 
@@ -106,15 +106,25 @@ class Follower:
     async def _listen(self) -> None:
         while True:
             with suppress(FabricError):
-                async for request_ids in self._logs.wakeups():
-                    self._hear(request_ids)
+                async for news in self._logs.wakeups(self._tails):
+                    self._hear(news)
             await asyncio.sleep(BACKOFF_S)
 
-    def _hear(self, request_ids: tuple[RequestId, ...]) -> None:
-        """An empty hint: the connection is new, and the server perhaps another one than before."""
-        if not request_ids:
+    def _hear(self, news: tuple[Grown, ...]) -> None:
+        """No news: the connection is new, and the server perhaps another one than before."""
+        if not news:
             self._doubt()
-        self._dirty.update(self._tails if not request_ids else self._tails.keys() & set(request_ids))
+            self._dirty.update(self._tails)
+        now = asyncio.get_running_loop().time()
+        for grown in news:
+            tail = self._tails.get(grown.request_id)
+            if tail is None:
+                continue
+            if grown.entries and tail.position == grown.after:
+                tail.extend(grown.entries, now)
+                self._drop_ended(tail)
+            else:
+                self._dirty.add(grown.request_id)
         if self._dirty:
             self._wake.set()
 

@@ -46,8 +46,11 @@ class Tail:
 
     def deliver(self, entries: Entries, now: float) -> None:
         fresh = tuple(entry for entry in entries if order(entry.entry_id) > order(self.position))
-        if not fresh:
-            return
+        if fresh:
+            self.extend(fresh, now)
+
+    def extend(self, fresh: Entries, now: float) -> None:
+        """Entries that stand right behind the last one."""
         self.position, self.count, self.heard = fresh[-1].entry_id, self.count + len(fresh), now
         self.ended = self.ended or any(isinstance(entry.entry, LogEnd) for entry in fresh)
         for consumer in tuple(self.consumers):

@@ -95,6 +95,15 @@ class LoggedEntry:
     entry: LogEntry
 
 
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A hint that a log grew: `entries` stand right behind its entry `after`. Without any, whoever wants to know reads the log."""
+
+    request_id: RequestId
+    after: str = ""
+    entries: tuple[LoggedEntry, ...] = ()
+
+
 class Fabric(Protocol):
     # -- submission (gateway)
     async def create_log(self, head: LogHead) -> None: ...

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-import msgpack
-import xxhash
-
-from shared import scripts
+from shared import hints, scripts
 from shared.codec import LOG_ENTRIES, decode, encode
 from shared.connection import OutOfMemory, entries_of
 from shared.errors import FabricError, FabricUnavailable, Refused
-from shared.fabric import FenceAnswer, LoggedEntry, LogHead, WriteStatus
+from shared.fabric import FenceAnswer, Grown, LoggedEntry, LogHead, WriteStatus
+from shared.keys import log_shard
+from shared.log_appends import Append, Written, append_call, encoded_append, written_of
 from shared.messages import LogEnd, LogTokens, StoryLine
 from shared.redis_base import RedisBase
-from shared.scripts import Arg, Call
 from shared.types import Phase, RequestId
-
-Append = tuple[RequestId, int, tuple[LogTokens, ...], LogEnd | None]
-"""`(request_id, attempt, tokens, end)`, as `append` takes them."""
 
 RESUBSCRIBE_S = 0.5
 
@@ -49,26 +44,35 @@ class RedisLog(RedisBase):
         return None if raw is None else replace(decode(raw, LogHead), fence=int(fence))
 
     async def append(self, request_id: RequestId, attempt: int, tokens: tuple[LogTokens, ...], end: LogEnd | None = None) -> WriteStatus:
-        return status(await self.connection.run(self._append((request_id, attempt, tokens, end))))
+        return (await self.append_many([(request_id, attempt, tokens, end)]))[0]
 
     async def append_many(self, appends: Sequence[Append]) -> tuple[WriteStatus, ...]:
-        """The same for many logs in one round trip; answers in order.
+        """The same for many logs, one script for each shard, in one round trip; answers in order.
 
         Give each log one append (of several `LogTokens`, if need be): only a log's last append can be repeated, and after a
         `FabricUnavailable` all of them must be.
         """
-        answers = await self.connection.run_many([self._append(append) for append in appends])
-        return tuple(map(status, answers))
+        return tuple(written.status for written in await self._write(appends))
 
-    def _append(self, append: Append) -> Call:
-        request_id, attempt, tokens, end = append
-        keys = self.keys.log(request_id)
-        entries: list[Arg] = []
-        for entry in tokens:
-            entries += (entry.choice, entry.index, len(entry.token_ids), encode(entry))
+    async def write(self, appends: Sequence[Append]) -> tuple[WriteStatus, ...]:
+        """`append_many`, and whoever follows these logs is told at once what is in them now."""
+        written = await self._write(appends)
+        for message in hints.messages([one.news for one in written if one.news]):
+            await self._hint(message)
+        return tuple(one.status for one in written)
+
+    async def _write(self, appends: Sequence[Append]) -> list[Written]:
+        shards: dict[int, list[int]] = {}
+        for at, append in enumerate(appends):
+            shards.setdefault(log_shard(append[0]), []).append(at)
+        encoded = [encoded_append(append) for append in appends]
         ttls = (self.settings.live_ttl_s, self.settings.retention_s)
-        ending = (end.phase.value, encode(end)) if end else ("", b"")
-        return scripts.APPEND([keys.head, keys.entries], attempt, *ttls, digest_of(append), *ending, *entries)
+        calls = [append_call(self.keys, [encoded[at] for at in places], ttls) for places in shards.values()]
+        answers = await self.connection.run_many(calls)
+        written: dict[int, Written] = {}
+        for places, answer in zip(shards.values(), answers, strict=True):
+            written.update({at: written_of(encoded[at], said) for at, said in zip(places, answer, strict=True)})
+        return [written[at] for at in range(len(appends))]
 
     async def read_log(self, request_id: RequestId, after: str = "0-0") -> tuple[LoggedEntry, ...]:
         """Raises `DecodeError` for an entry that cannot be read: to skip one would be to lose a token."""
@@ -98,18 +102,27 @@ class RedisLog(RedisBase):
 
     async def notify(self, request_ids: Sequence[RequestId]) -> None:
         """A hint that these logs grew. Readers poll as well, so a lost one costs only time, and nothing is raised."""
+        for message in hints.messages([(request_id,) for request_id in request_ids]):
+            await self._hint(message)
+
+    async def _hint(self, message: bytes) -> None:
         try:
-            await self.connection.publish(self.keys.wake, msgpack.packb(list(request_ids)))
+            await self.connection.publish(self.keys.wake, message)
         except FabricError:
             return
 
-    async def wakeups(self) -> AsyncGenerator[tuple[RequestId, ...], None]:
-        """Ids of logs that grew, for ever; close it with `aclosing`. An empty tuple: hints may have been missed, look at every log."""
+    async def wakeups(self, wanted: Container[RequestId] | None = None) -> AsyncGenerator[tuple[Grown, ...], None]:
+        """Which of the wanted logs (by default of all) grew and by what, for ever; close it with `aclosing`.
+
+        An empty tuple: hints may have been missed, look at every log.
+        """
         while True:
             try:
-                async with aclosing(self.connection.subscribe(self.keys.wake)) as hints:
-                    async for data in hints:
-                        yield () if data is None else _ids(data)
+                async with aclosing(self.connection.subscribe(self.keys.wake)) as messages:
+                    async for data in messages:
+                        grown = () if data is None else hints.read(data, wanted)
+                        if grown is not None:
+                            yield grown
             except FabricUnavailable:
                 await asyncio.sleep(RESUBSCRIBE_S)
 
@@ -127,23 +140,5 @@ def status(answer: bytes) -> WriteStatus:
     return WriteStatus(answer.decode())
 
 
-def digest_of(append: Append) -> bytes:
-    """Names what an append says, whenever its writer said it: a repeat by a writer that has forgotten its first try is one."""
-    _, attempt, tokens, end = append
-    said = [(entry.choice, entry.index, entry.token_ids, entry.text, entry.logprobs, entry.finish) for entry in tokens]
-    ending = end and (end.phase, end.error, end.code)
-    digest: bytes = xxhash.xxh3_128_digest(msgpack.packb((attempt, said, ending), unicode_errors="surrogatepass"))
-    return digest
-
-
 def _logged(entries: list[tuple[str, dict[bytes, bytes]]]) -> tuple[LoggedEntry, ...]:
     return tuple(LoggedEntry(entry_id, decode(fields[b"m"], *LOG_ENTRIES)) for entry_id, fields in entries)
-
-
-def _ids(data: bytes) -> tuple[RequestId, ...]:
-    """What is no list of ids wakes for all of them."""
-    try:
-        ids = msgpack.unpackb(data, use_list=False)
-    except (ValueError, msgpack.exceptions.UnpackException):
-        return ()
-    return ids if type(ids) is tuple and all(type(item) is str for item in ids) else ()

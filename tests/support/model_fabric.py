@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from gateway.service import GatewayFabric
 from shared.clock import Clock, SystemClock
 from shared.errors import FabricUnavailable
-from shared.fabric import LoggedEntry
+from shared.fabric import Grown, LoggedEntry
 from shared.fabric_model import FabricModel
 from shared.types import RequestId
 from tests.support.fake_owner import OwnerFabric
@@ -27,7 +27,7 @@ class ModelFabric:
         self.down = False
         self.deaf = False
         self.calls: list[str] = []
-        self._hints: list[asyncio.Queue[tuple[RequestId, ...]]] = []
+        self._hints: list[asyncio.Queue[tuple[Grown, ...]]] = []
 
     def as_fabric(self) -> BothEnds:
         return cast(BothEnds, self)
@@ -46,9 +46,9 @@ class ModelFabric:
         self._reach("read_logs")
         return {request_id: self.model.read_log(request_id, position) for request_id, position in after.items()}
 
-    async def wakeups(self) -> AsyncIterator[tuple[RequestId, ...]]:
+    async def wakeups(self, wanted: Container[RequestId] | None = None) -> AsyncIterator[tuple[Grown, ...]]:
         self._reach("wakeups")
-        hints: asyncio.Queue[tuple[RequestId, ...]] = asyncio.Queue()
+        hints: asyncio.Queue[tuple[Grown, ...]] = asyncio.Queue()
         self._hints.append(hints)
         try:
             while True:
@@ -59,7 +59,7 @@ class ModelFabric:
     async def notify(self, request_ids: Sequence[RequestId]) -> None:
         if not self.deaf:
             for hints in self._hints:
-                hints.put_nowait(tuple(request_ids))
+                hints.put_nowait(tuple(map(Grown, request_ids)))
 
     def _reach(self, name: str) -> None:
         self.calls.append(name)
