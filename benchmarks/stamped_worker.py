@@ -25,6 +25,8 @@ from workers.fake_engine import FakeModel
 
 TOKENS = 16384
 """Most tokens of one stream."""
+BLOCKS = 131072
+"""So many that the reserved length of every stream has room."""
 STAMPS_VARIABLE = "HEADSTART_BENCH_STAMPS"
 WORDS = tuple(range(300, 364))
 """Token ids of the demo model's tokenizer that are whole ASCII text each: every token becomes an event."""
@@ -82,7 +84,7 @@ class StampedEngine:
 def build_engine(settings: process.WorkerProcessSettings) -> StampedEngine:
     config = json.loads((settings.model / "config.json").read_text())
     model = FakeModel(config["vocab_size"], frozenset({config["eos_token_id"]}), config["max_position_embeddings"])
-    return StampedEngine(model, settings.block_tokens, 65536, open_stamps(Path(os.environ[STAMPS_VARIABLE])))
+    return StampedEngine(model, settings.block_tokens, BLOCKS, open_stamps(Path(os.environ[STAMPS_VARIABLE])))
 
 
 if __name__ == "__main__":

@@ -96,6 +96,14 @@ class LoggedEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedLog:
+    """All that a log says."""
+
+    head: LogHead
+    entries: tuple[LogEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Grown:
     """A hint that a log grew: `entries` stand right behind its entry `after`. Without any, whoever wants to know reads the log."""
 
@@ -126,6 +134,10 @@ class Fabric(Protocol):
         ...
 
     async def read_log(self, request_id: RequestId, after: str = "0-0") -> tuple[LoggedEntry, ...]: ...
+
+    async def load_logs(self, request_ids: tuple[RequestId, ...]) -> tuple[LoadedLog | None, ...]:
+        """Heads and entries of many logs at once, for an owner; None for one that is missing or cannot be read."""
+        ...
 
     async def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer: ...
 

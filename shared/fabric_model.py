@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from shared.clock import Clock
-from shared.fabric import FenceAnswer, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.fabric import FenceAnswer, LoadedLog, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
 from shared.messages import (
     Assign,
     Cancel,
@@ -279,6 +279,10 @@ class FabricModel:
         if log is None:
             return ()
         return tuple(LoggedEntry(entry_id, entry) for entry_id, entry in log.entries.read(after, len(log.entries.ids)))
+
+    def load_logs(self, request_ids: tuple[RequestId, ...]) -> tuple[LoadedLog | None, ...]:
+        heads = [self.head(request_id) for request_id in request_ids]
+        return tuple(head and LoadedLog(head, tuple(one.entry for one in self.read_log(head.spec.request_id))) for head in heads)
 
     def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer:
         log = self._state.logs.get(request_id)

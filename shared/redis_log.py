@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,13 +13,16 @@ from typing import Any
 from shared import hints, scripts
 from shared.codec import LOG_ENTRIES, decode, encode
 from shared.connection import OutOfMemory, entries_of
-from shared.errors import FabricError, FabricUnavailable, Refused
-from shared.fabric import FenceAnswer, Grown, LoggedEntry, LogHead, WriteStatus
+from shared.errors import DecodeError, FabricError, FabricUnavailable, Refused
+from shared.fabric import FenceAnswer, Grown, LoadedLog, LoggedEntry, LogHead, WriteStatus
 from shared.keys import log_shard
 from shared.log_appends import Append, Written, append_call, encoded_append, written_of
 from shared.messages import LogEnd, LogTokens, StoryLine
 from shared.redis_base import RedisBase
+from shared.scripts import Arg
 from shared.types import Phase, RequestId
+
+log = logging.getLogger(__name__)
 
 RESUBSCRIBE_S = 0.5
 
@@ -89,12 +93,32 @@ class RedisLog(RedisBase):
         names = dict(chain.from_iterable(streams.items() for streams in shards.values()))
         return {names[stream]: _logged(entries) for answer in answers for stream, entries in entries_of(answer).items()}
 
-    async def _read_shards(self, reads: list[tuple[str, ...]]) -> list[Any]:
+    async def _read_shards(self, reads: Sequence[tuple[Arg, ...]]) -> list[Any]:
         answers = await self.connection.pipeline(reads)
         for at, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 answers[at] = await self.connection.command(*reads[at])
         return answers
+
+    async def load_logs(self, request_ids: tuple[RequestId, ...]) -> tuple[LoadedLog | None, ...]:
+        """In one round trip to each node."""
+        reads: list[tuple[Arg, ...]] = []
+        for request_id in request_ids:
+            keys = self.keys.log(request_id)
+            reads += (("HMGET", keys.head, "head", "fence"), ("XREAD", "STREAMS", keys.entries, "0-0"))
+        answers = await self._read_shards(reads)
+        return tuple(map(self._loaded, request_ids, answers[::2], answers[1::2]))
+
+    def _loaded(self, request_id: RequestId, head: list[bytes | None], entries: Any) -> LoadedLog | None:
+        raw, fence = head
+        if raw is None or fence is None:
+            return None
+        try:
+            logged = [one for found in entries_of(entries).values() for one in _logged(found)]
+            return LoadedLog(replace(decode(raw, LogHead), fence=int(fence)), tuple(one.entry for one in logged))
+        except DecodeError as error:
+            log.error("the log of %s cannot be read: %s", request_id, error)
+            return None
 
     async def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer:
         what, next_index, ended = await self.connection.run(scripts.RAISE_FENCE([self.keys.log(request_id).head], attempt))

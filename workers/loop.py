@@ -13,8 +13,8 @@ from functools import partial
 
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
-from shared.fabric import Fabric
-from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo, WorkerState
+from shared.fabric import Fabric, LoadedLog
+from shared.messages import AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo, WorkerState
 from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import WorkerRef
@@ -182,21 +182,15 @@ class WorkerLoop:
                 log.warning("jobs cannot be read yet: %s", error)
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            for entry_id, job in jobs:
-                after = entry_id
-                await self._until_done(partial(self._load, job))
+            if jobs:
+                after = jobs[-1][0]
+                await self._until_done(partial(self._load, tuple(job for _, job in jobs)))
 
-    async def _load(self, job: Job) -> None:
-        head = await self._fabric.head(job.request_id)
-        entries = [] if head is None else [logged.entry for logged in await self._fabric.read_log(job.request_id)]
-        ended = next((entry.phase for entry in entries if isinstance(entry, LogEnd)), None)
-        if head is None or ended is not None:
-            self.feed(Unloadable(job, ended))
-        elif isinstance(job, AssistOrder):
-            self.feed(Ordered(job, head.spec))
-        elif isinstance(job, Assign):
-            generated = tuple(token for entry in entries if isinstance(entry, LogTokens) for token in entry.token_ids)
-            self.feed(Assigned(job, head.spec, generated))
+    async def _load(self, jobs: tuple[Job, ...]) -> None:
+        """All of them in one round trip: a burst that is loaded one by one is taken for lost before its end is reached."""
+        logs = await self._fabric.load_logs(tuple(job.request_id for job in jobs))
+        for job, loaded in zip(jobs, logs, strict=True):
+            self.feed(_job_event(job, loaded))
 
     async def _tick(self) -> None:
         while True:
@@ -248,3 +242,15 @@ class WorkerLoop:
             await self._fabric.leave(self._ref)
         except FabricUnavailable as error:
             log.warning("left without saying goodbye: %s", error)
+
+
+def _job_event(job: Job, loaded: LoadedLog | None) -> Assigned | Ordered | Unloadable:
+    """What a job and the log of its request come to."""
+    entries = loaded.entries if loaded else ()
+    ended = next((entry.phase for entry in entries if isinstance(entry, LogEnd)), None)
+    if loaded is None or ended is not None:
+        return Unloadable(job, ended)
+    if isinstance(job, AssistOrder):
+        return Ordered(job, loaded.head.spec)
+    generated = tuple(token for entry in entries if isinstance(entry, LogTokens) for token in entry.token_ids)
+    return Assigned(job, loaded.head.spec, generated)
