@@ -30,6 +30,7 @@ class Worker:
         self.seen = NO_JOB
         self.credit = NOTHING
         self.queued_tokens = 0
+        self.decodes = self.decode_context = 0
         self.promises: dict[JobSeq, Amount] = {}
         self.promised = NOTHING
         self.running: dict[RequestId, LiveRequest] = {}
@@ -63,10 +64,13 @@ class Worker:
         changed = report.state is not self.state or report.profile is not None
         self.counter, self.state, self.seen, self.held = report.counter, report.state, report.seen, False
         self.credit = Amount(report.credit.tokens, report.credit.blocks, report.credit.sequences)
-        self.queued_tokens = 0
+        self.queued_tokens = self.decodes = self.decode_context = 0
         for owned in report.owned:
             if (left := owned.num_tokens - owned.num_computed) > 1:
                 self.queued_tokens += left
+            else:
+                self.decodes += 1
+                self.decode_context += owned.num_tokens
         for seq in [seq for seq in self.promises if seq <= report.seen]:
             self.unpromise(seq)
         if report.profile is not None:
@@ -103,6 +107,9 @@ class Worker:
             len(self.running) + len(self.incoming),
             waiting,
             self.speed,
+            self.decodes,
+            self.decode_context,
+            sum(held.grows for held in self.head_starts.values()),
         )
 
     def check(self) -> None:
@@ -208,7 +215,7 @@ class Fleet:
 
     def _could_assist(self, view: WorkerView) -> bool:
         room = view.free.blocks * view.block_tokens >= GRANULE_TOKENS
-        return room and view.free.sequences > 0 and len(view.head_starts) < self._max_assists
+        return room and view.free.sequences > 0 and view.growing < self._max_assists
 
     def _unlist(self, ref: WorkerRef) -> None:
         self.soon_free.discard(ref)

@@ -26,7 +26,7 @@ class SchedulerSettings:
     max_crashes: int = 3
     """Attempts that ended in a crash before the request fails."""
     max_assists: int = 2
-    """Head starts that one low-end gives at once."""
+    """Head starts that one low-end computes at once; finished ones wait as long as there is memory."""
     low_end_ratio: float = 0.7
     """Workers at or above this share of the fastest prefill of their fingerprint own requests; the others assist."""
     max_waiting: int = 10_000
@@ -37,6 +37,8 @@ class SchedulerSettings:
     """Reserved while too few outputs of that prompt length are known."""
     look_ahead: int = 64
     """Waiting requests a policy looks at in one decision, at most."""
+    leave_growing: int = 8
+    """Places in the line that an owner looks beyond a prompt whose head start is growing."""
     load_interval_s: float = 0.25
     """The load is published at most this often."""
     load_repeat_s: float = 1.0

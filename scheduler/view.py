@@ -50,6 +50,12 @@ class WorkerView:
     """Requests whose head start it holds, nobody has taken them."""
     speed: float
     """Prefill tokens per second of a fresh chunk."""
+    decodes: int = 0
+    """Requests that it decodes, as of its last report."""
+    decode_context: int = 0
+    """Tokens of context of those."""
+    growing: int = 0
+    """Head starts that it still has to compute. Finished ones only take memory."""
 
     @property
     def capacity_tokens(self) -> int:
