@@ -42,7 +42,8 @@ class Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
-            self.done.set_exception(ConnectionError(f"the stream broke off: {exc}: {self.text()[-300:]!r}"))
+            self.done.set_exception(ConnectionError(f"the stream broke off: {exc}"))
+            self.done.exception()  # Who does not await it is told by what is missing.
 
     def close(self) -> None:
         """Leaves, whether the answer has ended or not."""
@@ -82,6 +83,8 @@ async def open_stream(url: str, path: str, body: Mapping[str, object]) -> Stream
     """Sends the request; its answer comes by itself."""
     loop = asyncio.get_running_loop()
     where, payload = urlsplit(url), json.dumps(body).encode()
+    assert where.hostname is not None
+    assert where.port is not None
     head = f"POST {path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
     stream = Stream(head.encode() + payload, loop.create_future())
     await loop.create_connection(lambda: stream, where.hostname, where.port)

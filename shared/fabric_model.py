@@ -281,8 +281,11 @@ class FabricModel:
         return tuple(LoggedEntry(entry_id, entry) for entry_id, entry in log.entries.read(after, len(log.entries.ids)))
 
     def load_logs(self, request_ids: tuple[RequestId, ...]) -> tuple[LoadedLog | None, ...]:
-        heads = [self.head(request_id) for request_id in request_ids]
-        return tuple(head and LoadedLog(head, tuple(one.entry for one in self.read_log(head.spec.request_id))) for head in heads)
+        return tuple(map(self._loaded, request_ids))
+
+    def _loaded(self, request_id: RequestId) -> LoadedLog | None:
+        head = self.head(request_id)
+        return None if head is None else LoadedLog(head, tuple(one.entry for one in self.read_log(request_id)))
 
     def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer:
         log = self._state.logs.get(request_id)

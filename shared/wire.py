@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 from redis import exceptions as foreign
@@ -19,6 +19,7 @@ from redis.asyncio.connection import AbstractConnection
 from shared.scripts import Arg
 
 _NOTHING_YET: Final = object()
+_pack = cast(Callable[[tuple[Arg, ...]], bytes], hiredis.pack_command)
 
 
 @dataclass(slots=True)
@@ -43,9 +44,9 @@ class Wire(asyncio.Protocol):
     @classmethod
     async def open(cls, connection: AbstractConnection) -> Wire:
         """Raises the client library's errors."""
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]
         assert connection._writer is not None
-        transport = connection._writer.transport
+        transport = cast(asyncio.Transport, connection._writer.transport)
         wire = cls(connection, transport)
         transport.set_protocol(wire)
         return wire
@@ -58,7 +59,7 @@ class Wire(asyncio.Protocol):
         """The answers in order; an error stands in its command's place. Raises `foreign.ConnectionError`, or `TimeoutError`."""
         batch = _Batch(asyncio.get_running_loop().create_future(), len(commands))
         self._batches.append(batch)
-        self._transport.write(b"".join(map(hiredis.pack_command, commands)))
+        self._transport.write(b"".join(map(_pack, commands)))
         try:
             async with asyncio.timeout(timeout_s):
                 return await batch.done
