@@ -64,11 +64,24 @@ async def running(streams: int, *, sequences: int, redis_url: str = "") -> Async
 
 
 def plan(model: Path, stamps: Path, sequences: int, redis_url: str = "") -> SystemPlan:
-    options = ("--engine", "fake", "--max-sequences", str(sequences), "--token-budget", str(sequences * 4), "--staging-mib", "16", "--block-tokens", "64")
+    options = (
+        "--engine",
+        "fake",
+        "--max-sequences",
+        str(sequences),
+        "--token-budget",
+        str(sequences * 4),
+        "--staging-mib",
+        "16",
+        "--block-tokens",
+        "64",
+    )
     worker = WorkerPlan("worker", options, module="benchmarks.stamped_worker")
     # Whoever leaves a stream leaves its place at once: the next measurement needs it.
     grace = ("--grace-s", "0.1")
-    return SystemPlan(model, MODEL, (worker,), redis_url, scheduler_options=grace, env={STAMPS_VARIABLE: str(stamps), "OMP_NUM_THREADS": "1"})
+    return SystemPlan(
+        model, MODEL, (worker,), redis_url, scheduler_options=grace, env={STAMPS_VARIABLE: str(stamps), "OMP_NUM_THREADS": "1"}
+    )
 
 
 def _model(folder: Path) -> Path:

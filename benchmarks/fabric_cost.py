@@ -28,8 +28,8 @@ from benchmarks.rows import Row, write_rows
 from benchmarks.sse_client import Stream, open_stream
 from benchmarks.stamped_worker import TOKENS
 from shared.codec import encode
-from shared.fabric_settings import FabricSettings
 from shared.connection import open_connection
+from shared.fabric_settings import FabricSettings
 from shared.messages import LogTokens
 
 AIM_TOKENS_PER_S = 30_000.0

@@ -55,7 +55,7 @@ class FenceAnswer:
 
     status: WriteStatus
     next_index: int = 0
-    """Tokens of choice 0 that are in the log."""
+    """Tokens in the log of the choice that has most of them."""
     ended: Phase | None = None
 
 

@@ -292,9 +292,9 @@ class FabricModel:
         if log is None:
             return FenceAnswer(WriteStatus.MISSING)
         if log.fence > attempt:
-            return FenceAnswer(WriteStatus.SUPERSEDED, log.next_index.get(0, 0), log.ended)
+            return FenceAnswer(WriteStatus.SUPERSEDED, max(log.next_index.values(), default=0), log.ended)
         log.fence = attempt
-        return FenceAnswer(WriteStatus.DONE, log.next_index.get(0, 0), log.ended)
+        return FenceAnswer(WriteStatus.DONE, max(log.next_index.values(), default=0), log.ended)
 
     # -- placement
 

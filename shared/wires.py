@@ -112,8 +112,10 @@ class Wires:
         """The slots have moved, for good or for one question."""
         await self._client.aclose()
         await self._client.initialize()
-        return [await self._ask(command, why) if isinstance(why, foreign.AskError) else (await self._run_routed([command]))[0]
-                for command, why in refused]
+        return [
+            await self._ask(command, why) if isinstance(why, foreign.AskError) else (await self._run_routed([command]))[0]
+            for command, why in refused
+        ]
 
     async def _ask(self, command: Command, why: foreign.AskError) -> Any:
         return (await self._run_at(f"{why.host}:{why.port}", [("ASKING",), command]))[1]

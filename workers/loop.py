@@ -13,8 +13,8 @@ from functools import partial
 
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
-from shared.fabric import Fabric, LoadedLog
-from shared.messages import AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo, WorkerState
+from shared.fabric import Fabric
+from shared.messages import Control, Drain, Job, Report, WorkerInfo, WorkerState
 from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import WorkerRef
@@ -22,14 +22,8 @@ from workers.core import WorkerCore
 from workers.engine_thread import EngineThread
 from workers.events import (
     AbandonPull,
-    Assigned,
-    DropOutput,
     DropPeer,
-    Emit,
-    EndRequest,
     Launch,
-    OpenOutput,
-    Ordered,
     PeerLost,
     SendKv,
     SendReport,
@@ -37,12 +31,12 @@ from workers.events import (
     TellStory,
     TellWorker,
     Tick,
-    Unloadable,
     WorkerCommand,
     WorkerEvent,
 )
+from workers.loading import job_event
 from workers.mover import Mover
-from workers.output import OutputStage
+from workers.output import OutputCommand, OutputStage
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +66,7 @@ class WorkerLoop:
         self._outbox: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue()
         self._stories = Storyteller(fabric, clock, str(info.ref))
         self._last_report: Report | None = None
+        self._unsent: Report | None = None
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._known_peers: set[WorkerRef] = set()
@@ -89,10 +84,16 @@ class WorkerLoop:
     def tell_worker_from_thread(self, worker: WorkerRef, message: Control) -> None:
         self._loop.call_soon_threadsafe(self._send, lambda: self._fabric.tell_worker(worker, message))
 
-    def feed(self, event: WorkerEvent) -> None:
-        """The one door to the core."""
-        for command in self.core.handle(event, self._clock.monotonic()):
-            self._carry_out(command)
+    def feed(self, *events: WorkerEvent) -> None:
+        """The one door to the core. What comes together is planned and reported once."""
+        output: list[OutputCommand] = []
+        for command in self.core.handle_all(events, self._clock.monotonic()):
+            if isinstance(command, OutputCommand):
+                output.append(command)
+            else:
+                self._carry_out(command)
+        if output:
+            self._output.put(output)
         if self.core.readable_jobs > 0:
             self._freed.set()
 
@@ -120,11 +121,10 @@ class WorkerLoop:
     # -- commands
 
     def _carry_out(self, command: WorkerCommand) -> None:
+        """All but what goes to the log."""
         match command:
             case Launch():
                 self._engine.launch(command.plan)
-            case OpenOutput() | Emit() | EndRequest() | DropOutput():
-                self._output.put((command,))
             case StartPull() | AbandonPull() | SendKv() | DropPeer():
                 if isinstance(command, StartPull):
                     self._known_peers.add(command.source)
@@ -134,12 +134,25 @@ class WorkerLoop:
             case TellWorker():
                 self._send(lambda: self._fabric.tell_worker(command.worker, command.message))
             case SendReport():
-                self._last_report = command.report
-                self._send(lambda: self._fabric.tell_scheduler(command.report))
-                if self.core.drained:
-                    self._drained.set()
+                self._report(command.report)
             case TellStory():
                 self._stories.add(command.request_id, command.what, command.data)
+
+    def _report(self, report: Report) -> None:
+        """The latest says all that earlier ones said, but for what was closed: one waits at a time, however slow the server is."""
+        self._last_report = report
+        waiting, self._unsent = self._unsent, report
+        if waiting:
+            self._unsent = replace(report, closed=waiting.closed + report.closed)
+        else:
+            self._send(self._send_report)
+        if self.core.drained:
+            self._drained.set()
+
+    async def _send_report(self) -> None:
+        report, self._unsent = self._unsent, None
+        if report:
+            await self._fabric.tell_scheduler(report)
 
     def _send(self, write: Callable[[], Awaitable[object]]) -> None:
         self._outbox.put_nowait(write)
@@ -164,9 +177,9 @@ class WorkerLoop:
                 log.warning("control cannot be read yet: %s", error)
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            for entry_id, message in messages:
-                after = entry_id
-                self.feed(message)
+            if messages:
+                after = messages[-1][0]
+                self.feed(*(message for _, message in messages))
 
     async def _read_jobs(self) -> None:
         """Only for free slots: what this worker cannot hold stays in its stream, where a leader can see it."""
@@ -189,8 +202,8 @@ class WorkerLoop:
     async def _load(self, jobs: tuple[Job, ...]) -> None:
         """All of them in one round trip: a burst that is loaded one by one is taken for lost before its end is reached."""
         logs = await self._fabric.load_logs(tuple(job.request_id for job in jobs))
-        for job, loaded in zip(jobs, logs, strict=True):
-            self.feed(_job_event(job, loaded))
+        pairs = zip(jobs, logs, strict=True)
+        self.feed(*(job_event(job, found.head, found.entries) if found else job_event(job, None, ()) for job, found in pairs))
 
     async def _tick(self) -> None:
         while True:
@@ -242,15 +255,3 @@ class WorkerLoop:
             await self._fabric.leave(self._ref)
         except FabricUnavailable as error:
             log.warning("left without saying goodbye: %s", error)
-
-
-def _job_event(job: Job, loaded: LoadedLog | None) -> Assigned | Ordered | Unloadable:
-    """What a job and the log of its request come to."""
-    entries = loaded.entries if loaded else ()
-    ended = next((entry.phase for entry in entries if isinstance(entry, LogEnd)), None)
-    if loaded is None or ended is not None:
-        return Unloadable(job, ended)
-    if isinstance(job, AssistOrder):
-        return Ordered(job, loaded.head.spec)
-    generated = tuple(token for entry in entries if isinstance(entry, LogTokens) for token in entry.token_ids)
-    return Assigned(job, loaded.head.spec, generated)
