@@ -1,7 +1,7 @@
 """One reader per process follows any number of logs.
 
-Wake-ups bring the news, or say which logs have some; a slow poll covers lost ones. A log that stays silent, or was followed across a cut, is
-verified: a server that lost its last second comes back with a shorter log and says nothing.
+Wake-ups bring the news, or say which logs have some; a slow poll covers lost ones. A log that stays silent, or was followed across a
+cut, is verified: a server that lost its last second comes back with a shorter log and says nothing.
 """
 
 from __future__ import annotations

@@ -74,10 +74,8 @@ class RedisRequests(RedisLog):
         for at, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 answers[at] = await self.connection.command(*reads[at])
-        return tuple(
-            _record(request_id, dict(zip(answer[::2], answer[1::2], strict=True))) if answer else None
-            for request_id, answer in zip(request_ids, answers, strict=True)
-        )
+        pairs = zip(request_ids, answers, strict=True)
+        return tuple(_record(request_id, dict(zip(flat[::2], flat[1::2], strict=True))) if flat else None for request_id, flat in pairs)
 
 
 def _submit_answer(answer: list[bytes]) -> SubmitAnswer:
