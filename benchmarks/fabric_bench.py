@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import psutil
 from benchmarks.sse_client import Stream, open_stream
 from benchmarks.stamped_worker import STAMPS_VARIABLE, TOKENS, Stamps, open_stamps
 from cli.system import System, SystemPlan, WorkerPlan
+from shared.redis_fabric import RedisFabric
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "examples" / "demo_model" / "weights"
 MODEL = "bench"
@@ -52,6 +54,13 @@ class Bench:
         body = {"model": MODEL, "prompt": PROMPT, "max_tokens": tokens, "seed": seed, "ignore_eos": True, "stream": True}
         return await open_stream(self.url, "/v1/completions", body)
 
+    async def settled(self) -> None:
+        """Returns when no request is open any more: those that were left are cancelled."""
+        fabric = await RedisFabric.connect(self.system.redis_url)
+        while await fabric.read_submissions("0-0", count=1):
+            await asyncio.sleep(0.05)
+        await fabric.disconnect()
+
 
 @asynccontextmanager
 async def running(streams: int, *, sequences: int, redis_url: str = "") -> AsyncIterator[Bench]:
@@ -64,24 +73,13 @@ async def running(streams: int, *, sequences: int, redis_url: str = "") -> Async
 
 
 def plan(model: Path, stamps: Path, sequences: int, redis_url: str = "") -> SystemPlan:
-    options = (
-        "--engine",
-        "fake",
-        "--max-sequences",
-        str(sequences),
-        "--token-budget",
-        str(sequences * 4),
-        "--staging-mib",
-        "16",
-        "--block-tokens",
-        "64",
-    )
+    places = ("--max-sequences", str(sequences), "--token-budget", str(sequences * 4))
+    options = ("--engine", "fake", *places, "--staging-mib", "16", "--block-tokens", "64")
     worker = WorkerPlan("worker", options, module="benchmarks.stamped_worker")
     # Whoever leaves a stream leaves its place at once: the next measurement needs it.
     grace = ("--grace-s", "0.1")
-    return SystemPlan(
-        model, MODEL, (worker,), redis_url, scheduler_options=grace, env={STAMPS_VARIABLE: str(stamps), "OMP_NUM_THREADS": "1"}
-    )
+    env = {STAMPS_VARIABLE: str(stamps), "OMP_NUM_THREADS": "1"}
+    return SystemPlan(model, MODEL, (worker,), redis_url, scheduler_options=grace, env=env)
 
 
 def _model(folder: Path) -> Path:

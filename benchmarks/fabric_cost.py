@@ -17,7 +17,7 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,7 @@ async def streamed(bench: Bench, streams: int, step_s: float, seconds: float, fi
     bench.pace(RAMP_STEP_S)
     for stream in opened:
         stream.close()
+    await bench.settled()
     added = np.concatenate([_added(bench, stream, first_seed + at, began, ended) for at, stream in enumerate(opened)])
     p50, p99 = np.percentile(added, [50, 99]) * 1000
     return Window(passed, ended - began, (float(p50), float(p99)), spent)
@@ -110,27 +111,28 @@ async def answered(bench: Bench, clients: int, seconds: float) -> tuple[float, d
 
 
 async def bare_server(url: str, logs: int, seconds: float) -> float:
-    """Entries per second: one pipeline of XADDs, one XREAD of them all, again and again."""
+    """Entries per second: one pipeline of XADDs and one XREAD of what they added, again and again, through this project's connection."""
     connection = await open_connection(url, FabricSettings())
     names = [f"hs:{{bench}}:log:{at}" for at in range(logs)]
     entry = encode(LogTokens(0, 100, (300,), " word", (-1.0,), None, 1_700_000_000_000))
     adds = [("XADD", name, "*", "m", entry) for name in names]
-    count, after, began = 0, ["0-0"] * logs, time.monotonic()
+    count, before, began = 0, [b"0-0"] * logs, time.monotonic()
     while time.monotonic() - began < seconds:
-        after = [entry_id.decode() for entry_id in await connection.pipeline(adds)]
-        await connection.command("XREAD", "STREAMS", *names, *["0-0"] * logs) if count == 0 else None
-        count += logs
+        added = await connection.pipeline(adds)
+        await connection.command("XREAD", "STREAMS", *names, *before)
+        count, before = count + logs, added
     rate = count / (time.monotonic() - began)
     await connection.pipeline([("DEL", name) for name in names])
     await connection.close()
     return rate
 
 
-async def _until(holds: object) -> None:
-    assert callable(holds)
-    async with asyncio.timeout(120):
-        while not holds():
-            await asyncio.sleep(0.01)
+async def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the streams did not all start")
+        await asyncio.sleep(0.01)
 
 
 async def bench(options: argparse.Namespace) -> list[Row]:

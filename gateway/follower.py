@@ -29,7 +29,7 @@ BACKOFF_S = 0.25
 class Logs(Protocol):
     """The part of the fabric that following needs."""
 
-    async def read_log(self, request_id: RequestId, after: str = START) -> Entries: ...
+    async def read_log(self, request_id: RequestId, after: str = START, count: int = 0) -> Entries: ...
 
     async def read_logs(self, after: Mapping[RequestId, str]) -> dict[RequestId, Entries]: ...
 
@@ -67,7 +67,8 @@ class Follower:
     @contextmanager
     def follow(self, request_id: RequestId) -> Iterator[Following]:
         """A place in the log, at its start."""
-        following = Following(self._logs.read_log, request_id, behind=request_id in self._tails, capacity=self._capacity)
+        tail = self._tails.get(request_id)
+        following = Following(self._logs.read_log, request_id, behind=tail is not None and tail.count > 0, capacity=self._capacity)
         self.attach(request_id, following)
         try:
             yield following
@@ -155,14 +156,15 @@ class Follower:
                 self._lose_sight(error)
 
     async def _wanted(self) -> dict[RequestId, str]:
-        """Where to go on in each log that may have news: those somebody pointed at, or, once per poll period, all."""
+        """Where to go on in each log that may have news: those somebody pointed at, or, once per poll period, all silent ones."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(self._next_poll):
                 await self._wake.wait()
         except TimeoutError:
             self._next_poll = loop.time() + self._poll_s
-            self._dirty.update(self._tails)
+            # What was heard of since the last poll needs none.
+            self._dirty.update(tail.request_id for tail in self._tails.values() if tail.heard < loop.time() - self._poll_s)
         self._wake.clear()
         stirred, self._dirty = self._dirty, set()
         tails = (self._tails[request_id] for request_id in stirred if request_id in self._tails)

@@ -133,7 +133,9 @@ class Fabric(Protocol):
         """All of it or nothing. An exact repeat of the last append is `DONE`."""
         ...
 
-    async def read_log(self, request_id: RequestId, after: str = "0-0") -> tuple[LoggedEntry, ...]: ...
+    async def read_log(self, request_id: RequestId, after: str = "0-0", count: int = 0) -> tuple[LoggedEntry, ...]:
+        """The entries behind `after`; at most `count`, if it is not 0."""
+        ...
 
     async def load_logs(self, request_ids: tuple[RequestId, ...]) -> tuple[LoadedLog | None, ...]:
         """Heads and entries of many logs at once, for an owner; None for one that is missing or cannot be read."""

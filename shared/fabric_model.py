@@ -274,11 +274,11 @@ class FabricModel:
             coming[entry.choice] = entry.index + len(entry.token_ids)
         return None
 
-    def read_log(self, request_id: RequestId, after: str = "0-0") -> tuple[LoggedEntry, ...]:
+    def read_log(self, request_id: RequestId, after: str = "0-0", count: int = 0) -> tuple[LoggedEntry, ...]:
         log = self._state.logs.get(request_id)
         if log is None:
             return ()
-        return tuple(LoggedEntry(entry_id, entry) for entry_id, entry in log.entries.read(after, len(log.entries.ids)))
+        return tuple(LoggedEntry(entry_id, entry) for entry_id, entry in log.entries.read(after, count or len(log.entries.ids)))
 
     def load_logs(self, request_ids: tuple[RequestId, ...]) -> tuple[LoadedLog | None, ...]:
         return tuple(map(self._loaded, request_ids))

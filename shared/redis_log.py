@@ -78,9 +78,12 @@ class RedisLog(RedisBase):
             written.update({at: written_of(encoded[at], said) for at, said in zip(places, answer, strict=True)})
         return [written[at] for at in range(len(appends))]
 
-    async def read_log(self, request_id: RequestId, after: str = "0-0") -> tuple[LoggedEntry, ...]:
+    async def read_log(self, request_id: RequestId, after: str = "0-0", count: int = 0) -> tuple[LoggedEntry, ...]:
         """Raises `DecodeError` for an entry that cannot be read: to skip one would be to lose a token."""
-        return (await self.read_logs({request_id: after})).get(request_id, ())
+        most = ("COUNT", count) if count else ()
+        stream = self.keys.log(request_id).entries
+        found = entries_of(await self.connection.command("XREAD", *most, "STREAMS", stream, after))
+        return _logged(found.get(stream, []))
 
     async def read_logs(self, after: Mapping[RequestId, str]) -> dict[RequestId, tuple[LoggedEntry, ...]]:
         """New entries of many logs, one read per shard, without waiting. Logs with nothing new are left out."""
