@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from gateway.fold import LogLost
 from gateway.tail import Entries
+from gateway.tallies import TallyCounter, TallyHistogram
 from shared.messages import LogEnd, LogTokens
 from shared.types import FinishReason, Phase
 
@@ -39,12 +40,14 @@ class Metrics:
         self.running = self._gauge("vllm:num_requests_running", "Requests that have their first token and have not ended.")
         self.waiting = self._gauge("vllm:num_requests_waiting", "Accepted requests that have no token yet.")
         self.ttft = self._histogram("vllm:time_to_first_token_seconds", "From arrival at the gateway to the first token.", TTFT_BUCKETS)
-        self.itl = self._histogram("vllm:inter_token_latency_seconds", "Between tokens, by the owner's clock.", ITL_BUCKETS)
+        labels = {"model_name": model}
+        itl = ("vllm:inter_token_latency_seconds", "Between tokens, by the owner's clock.")
+        self.itl = TallyHistogram(*itl, ITL_BUCKETS, labels, self.registry)
         self.e2e = self._histogram("vllm:e2e_request_latency_seconds", "From arrival at the gateway to the end.", LATENCY_BUCKETS)
         self.prompt_sizes = self._histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", TOKEN_BUCKETS)
         self.generation_sizes = self._histogram("vllm:request_generation_tokens", "Generated tokens of a request.", TOKEN_BUCKETS)
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of accepted requests.").labels(model)
-        self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens generated.").labels(model)
+        self.generation_tokens = TallyCounter("vllm:generation_tokens", "Tokens generated.", labels, self.registry)
         self._success = self._counter("vllm:request_success", "Ended requests.", "finished_reason")
         self._rejected = self._counter("headstart:gateway_rejections", "Requests not accepted.", "reason")
         self._lost = self._counter("headstart:gateway_logs_lost", "Streams ended because the server lost their log.", "reason")
@@ -119,8 +122,7 @@ class Meter:
             self.metrics.waiting.dec()
             self.metrics.running.inc()
         elif count:
-            for _ in range(count):
-                self.metrics.itl.observe(max(0, entry.at_ms - self.last_ms) / 1000 / count)
+            self.metrics.itl.observe(max(0, entry.at_ms - self.last_ms) / 1000 / count, count)
         self.generated += count
         self.last_ms, self.finish = entry.at_ms, entry.finish or self.finish
         self.metrics.generation_tokens.inc(count)

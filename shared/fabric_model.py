@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from shared.clock import Clock
-from shared.fabric import FenceAnswer, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.fabric import FenceAnswer, LoadedLog, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
 from shared.messages import (
     Assign,
     Cancel,
@@ -274,11 +274,18 @@ class FabricModel:
             coming[entry.choice] = entry.index + len(entry.token_ids)
         return None
 
-    def read_log(self, request_id: RequestId, after: str = "0-0") -> tuple[LoggedEntry, ...]:
+    def read_log(self, request_id: RequestId, after: str = "0-0", count: int = 0) -> tuple[LoggedEntry, ...]:
         log = self._state.logs.get(request_id)
         if log is None:
             return ()
-        return tuple(LoggedEntry(entry_id, entry) for entry_id, entry in log.entries.read(after, len(log.entries.ids)))
+        return tuple(LoggedEntry(entry_id, entry) for entry_id, entry in log.entries.read(after, count or len(log.entries.ids)))
+
+    def load_logs(self, request_ids: tuple[RequestId, ...]) -> tuple[LoadedLog | None, ...]:
+        return tuple(map(self._loaded, request_ids))
+
+    def _loaded(self, request_id: RequestId) -> LoadedLog | None:
+        head = self.head(request_id)
+        return None if head is None else LoadedLog(head, tuple(one.entry for one in self.read_log(request_id)))
 
     def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer:
         log = self._state.logs.get(request_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from shared.clock import Clock
@@ -30,8 +31,10 @@ class Storyteller:
     async def flush(self) -> None:
         """Writes what was collected; while the server is away the lines are lost, and the log says how many."""
         stories, self._lines = self._lines, {}
-        for request_id, lines in stories.items():
-            try:
-                await self._fabric.tell_story(request_id, tuple(lines))
-            except FabricUnavailable:
-                log.warning("%d lines of the story of %s are lost: the server is away", len(lines), request_id)
+        await asyncio.gather(*(self._tell(request_id, tuple(lines)) for request_id, lines in stories.items()))
+
+    async def _tell(self, request_id: RequestId, lines: tuple[StoryLine, ...]) -> None:
+        try:
+            await self._fabric.tell_story(request_id, lines)
+        except FabricUnavailable:
+            log.warning("%d lines of the story of %s are lost: the server is away", len(lines), request_id)

@@ -5,6 +5,7 @@ Progress is one number per sequence; a failure is a kind of event; whatever is l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import assert_never
 
 from shared.messages import AbandonTransfer, Cancel, Drain, Pull, PullRefused, ReleaseAssist, Revoke, StopAssist, WorkerState
@@ -38,8 +39,13 @@ class WorkerCore(CoreSteps):
 
     def handle(self, event: WorkerEvent, now: float) -> list[WorkerCommand]:
         """`now` is monotonic seconds; one that lies in the past counts as the present."""
+        return self.handle_all((event,), now)
+
+    def handle_all(self, events: Iterable[WorkerEvent], now: float) -> list[WorkerCommand]:
+        """The same of several events that came together: planned and reported once, behind the last."""
         self.now = max(self.now, now)
-        self._dispatch(event)
+        for event in events:
+            self._dispatch(event)
         self._keep_deadlines()
         self.advance()
         self.report_if_due()

@@ -22,12 +22,8 @@ from workers.core import WorkerCore
 from workers.engine_thread import EngineThread
 from workers.events import (
     AbandonPull,
-    DropOutput,
     DropPeer,
-    Emit,
-    EndRequest,
     Launch,
-    OpenOutput,
     PeerLost,
     SendKv,
     SendReport,
@@ -40,11 +36,11 @@ from workers.events import (
 )
 from workers.loading import job_event
 from workers.mover import Mover
-from workers.output import OutputStage
+from workers.output import OutputCommand, OutputStage
 
 log = logging.getLogger(__name__)
 
-Watch = Callable[[WorkerEvent, Sequence[WorkerCommand]], None]
+Watch = Callable[[Sequence[WorkerEvent], Sequence[WorkerCommand]], None]
 """Told of every event and what the core made of it, on the loop: quick, decides nothing, never raises."""
 
 
@@ -74,6 +70,7 @@ class WorkerLoop:
         self._outbox: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue()
         self._stories = Storyteller(fabric, clock, str(info.ref))
         self._last_report: Report | None = None
+        self._unsent: Report | None = None
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._known_peers: set[WorkerRef] = set()
@@ -91,13 +88,19 @@ class WorkerLoop:
     def tell_worker_from_thread(self, worker: WorkerRef, message: Control) -> None:
         self._loop.call_soon_threadsafe(self._send, lambda: self._fabric.tell_worker(worker, message))
 
-    def feed(self, event: WorkerEvent) -> None:
-        """The one door to the core."""
-        commands = self.core.handle(event, self._clock.monotonic())
+    def feed(self, *events: WorkerEvent) -> None:
+        """The one door to the core. What comes together is planned and reported once."""
+        output: list[OutputCommand] = []
+        commands = self.core.handle_all(events, self._clock.monotonic())
         for command in commands:
-            self._carry_out(command)
+            if isinstance(command, OutputCommand):
+                output.append(command)
+            else:
+                self._carry_out(command)
+        if output:
+            self._output.put(output)
         for watch in self.watches:
-            watch(event, commands)
+            watch(events, commands)
         if self.core.readable_jobs > 0:
             self._freed.set()
 
@@ -125,11 +128,10 @@ class WorkerLoop:
     # -- commands
 
     def _carry_out(self, command: WorkerCommand) -> None:
+        """All but what goes to the log."""
         match command:
             case Launch():
                 self._engine.launch(command.plan)
-            case OpenOutput() | Emit() | EndRequest() | DropOutput():
-                self._output.put((command,))
             case StartPull() | AbandonPull() | SendKv() | DropPeer():
                 if isinstance(command, StartPull):
                     self._known_peers.add(command.source)
@@ -139,12 +141,25 @@ class WorkerLoop:
             case TellWorker():
                 self._send(lambda: self._fabric.tell_worker(command.worker, command.message))
             case SendReport():
-                self._last_report = command.report
-                self._send(lambda: self._fabric.tell_scheduler(command.report))
-                if self.core.drained:
-                    self._drained.set()
+                self._report(command.report)
             case TellStory():
                 self._stories.add(command.request_id, command.what, command.data)
+
+    def _report(self, report: Report) -> None:
+        """The latest says all that earlier ones said, but for what was closed: one waits at a time, however slow the server is."""
+        self._last_report = report
+        waiting, self._unsent = self._unsent, report
+        if waiting:
+            self._unsent = replace(report, closed=waiting.closed + report.closed)
+        else:
+            self._send(self._send_report)
+        if self.core.drained:
+            self._drained.set()
+
+    async def _send_report(self) -> None:
+        report, self._unsent = self._unsent, None
+        if report:
+            await self._fabric.tell_scheduler(report)
 
     def _send(self, write: Callable[[], Awaitable[object]]) -> None:
         self._outbox.put_nowait(write)
@@ -169,9 +184,9 @@ class WorkerLoop:
                 log.warning("control cannot be read yet: %s", error)
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            for entry_id, message in messages:
-                after = entry_id
-                self.feed(message)
+            if messages:
+                after = messages[-1][0]
+                self.feed(*(message for _, message in messages))
 
     async def _read_jobs(self) -> None:
         """Only for free slots: what this worker cannot hold stays in its stream, where a leader can see it."""
@@ -187,14 +202,15 @@ class WorkerLoop:
                 log.warning("jobs cannot be read yet: %s", error)
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            for entry_id, job in jobs:
-                after = entry_id
-                await self._until_done(partial(self._load, job))
+            if jobs:
+                after = jobs[-1][0]
+                await self._until_done(partial(self._load, tuple(job for _, job in jobs)))
 
-    async def _load(self, job: Job) -> None:
-        head = await self._fabric.head(job.request_id)
-        logged = () if head is None else await self._fabric.read_log(job.request_id)
-        self.feed(job_event(job, head, (line.entry for line in logged)))
+    async def _load(self, jobs: tuple[Job, ...]) -> None:
+        """All of them in one round trip: a burst that is loaded one by one is taken for lost before its end is reached."""
+        logs = await self._fabric.load_logs(tuple(job.request_id for job in jobs))
+        pairs = zip(jobs, logs, strict=True)
+        self.feed(*(job_event(job, found.head, found.entries) if found else job_event(job, None, ()) for job, found in pairs))
 
     async def _tick(self) -> None:
         while True:

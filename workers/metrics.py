@@ -98,13 +98,15 @@ class WorkerMetrics(MetricSet):
 
     # -- on the loop
 
-    def watch(self, event: WorkerEvent, commands: Sequence[WorkerCommand]) -> None:
+    def watch(self, events: Sequence[WorkerEvent], commands: Sequence[WorkerCommand]) -> None:
         now = self._clock.monotonic()
-        self._note_event(event, commands)
+        for event in events:
+            self._note_event(event, commands)
         for command in commands:
             self._note_command(command, now)
-        if isinstance(event, Closed):
-            self._closed(event.request_id, now)
+        for event in events:
+            if isinstance(event, Closed):
+                self._closed(event.request_id, now)
 
     def _note_event(self, event: WorkerEvent, commands: Sequence[WorkerCommand]) -> None:
         match event:
@@ -244,16 +246,13 @@ class CountingWriter:
         self._writer = writer
         self._metrics = metrics
 
-    async def append_many(self, appends: Sequence[Append]) -> Sequence[WriteStatus]:
-        statuses = await self._writer.append_many(appends)
+    async def write(self, appends: Sequence[Append]) -> Sequence[WriteStatus]:
+        statuses = await self._writer.write(appends)
         self._metrics.wrote(appends, statuses)
         return statuses
 
-    async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus:
-        return await self._writer.close(request_id, attempt, phase)
-
-    async def notify(self, request_ids: Sequence[RequestId]) -> None:
-        await self._writer.notify(request_ids)
+    async def close_many(self, ends: Sequence[tuple[RequestId, int, Phase]]) -> Sequence[WriteStatus]:
+        return await self._writer.close_many(ends)
 
     async def disconnect(self) -> None:
         await self._writer.disconnect()

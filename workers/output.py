@@ -157,11 +157,9 @@ class OutputBook:
 class LogWriter(Protocol):
     """The part of the fabric that the output stage needs."""
 
-    async def append_many(self, appends: Sequence[Append]) -> Sequence[WriteStatus]: ...
+    async def write(self, appends: Sequence[Append]) -> Sequence[WriteStatus]: ...
 
-    async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus: ...
-
-    async def notify(self, request_ids: Sequence[RequestId]) -> None: ...
+    async def close_many(self, ends: Sequence[tuple[RequestId, int, Phase]]) -> Sequence[WriteStatus]: ...
 
     async def disconnect(self) -> None: ...
 
@@ -226,11 +224,11 @@ class OutputStage:
             self._tell()
 
     async def _write(self, writer: LogWriter, appends: list[Append]) -> None:
-        statuses = await writer.append_many(appends)
+        statuses = await writer.write(appends)
         ended = [append for append, status in zip(appends, statuses, strict=True) if self._book.answered(append, status)]
-        await writer.notify([append[0] for append in appends])
-        for request_id, attempt, _, end in ended:
-            await writer.close(request_id, attempt, end.phase if end else Phase.FINISHED)
+        if ended:
+            await writer.close_many([(request_id, attempt, end.phase if end else Phase.FINISHED) for request_id, attempt, _, end in ended])
+        for request_id, attempt, _, _ in ended:
             self._book.closed(request_id, attempt)
 
     def _read_inbox(self) -> None:

@@ -58,8 +58,17 @@ class WorkerTracing:
         self._head_starts: dict[AssistId, _HeadStart] = {}
         self._pulls: dict[TransferId, tuple[StartPull, int]] = {}
 
-    def watch(self, event: WorkerEvent, commands: Sequence[WorkerCommand]) -> None:
+    def watch(self, events: Sequence[WorkerEvent], commands: Sequence[WorkerCommand]) -> None:
         now = self._clock.wall_ms()
+        for event in events:
+            self._note_event(event, now)
+        for command in commands:
+            self._note(command, now)
+        for event in events:
+            if isinstance(event, Closed):
+                self._end(event.request_id, "")
+
+    def _note_event(self, event: WorkerEvent, now: int) -> None:
         match event:
             case Ordered(job, spec) if spec.trace and (context := context_of(spec.trace)):
                 self._head_starts.setdefault(job.assist, _HeadStart(context, spec.request_id, now, job.limit))
@@ -67,10 +76,6 @@ class WorkerTracing:
                 self._end_head_start(event.assist, now)
             case PullEnded():
                 self._pulled(event, now)
-        for command in commands:
-            self._note(command, now)
-        if isinstance(event, Closed):
-            self._end(event.request_id, "")
 
     def _note(self, command: WorkerCommand, now: int) -> None:
         match command:

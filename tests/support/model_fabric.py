@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from gateway.pools import GatewayFabric
 from shared.clock import Clock, SystemClock
 from shared.errors import FabricUnavailable
-from shared.fabric import LoggedEntry, PoolStatus
+from shared.fabric import Grown, LoggedEntry, PoolStatus
 from shared.fabric_model import FabricModel
 from shared.request import TERMINAL
 from shared.types import Phase, RequestId
@@ -29,7 +29,7 @@ class ModelFabric:
         self.deaf = False
         self.calls: list[str] = []
         self.retained: list[RequestId] = []
-        self._hints: list[asyncio.Queue[tuple[RequestId, ...]]] = []
+        self._hints: list[asyncio.Queue[tuple[Grown, ...]]] = []
 
     def as_fabric(self) -> BothEnds:
         return cast(BothEnds, self)
@@ -63,9 +63,9 @@ class ModelFabric:
         phases = [held.record.phase for held in state.held.values() if held.record.phase not in TERMINAL]
         return PoolStatus(state.lease.candidate, len(phases), phases.count(Phase.QUEUED), state.load.predicted_wait_s)
 
-    async def wakeups(self) -> AsyncIterator[tuple[RequestId, ...]]:
+    async def wakeups(self, wanted: Container[RequestId] | None = None) -> AsyncIterator[tuple[Grown, ...]]:
         self._reach("wakeups")
-        hints: asyncio.Queue[tuple[RequestId, ...]] = asyncio.Queue()
+        hints: asyncio.Queue[tuple[Grown, ...]] = asyncio.Queue()
         self._hints.append(hints)
         try:
             while True:
@@ -76,7 +76,7 @@ class ModelFabric:
     async def notify(self, request_ids: Sequence[RequestId]) -> None:
         if not self.deaf:
             for hints in self._hints:
-                hints.put_nowait(tuple(request_ids))
+                hints.put_nowait(tuple(map(Grown, request_ids)))
 
     def _reach(self, name: str) -> None:
         self.calls.append(name)

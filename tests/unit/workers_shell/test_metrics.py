@@ -46,11 +46,11 @@ def pull(number: int) -> StartPull:
 
 
 def test_a_transfer_that_is_bad_in_part_or_never_comes(metrics: WorkerMetrics) -> None:
-    metrics.watch(ANY, [pull(1), pull(2), pull(3)])
-    metrics.watch(PullEnded(TransferId(1), 192, 3072, 0.01), [])
-    metrics.watch(PullEnded(TransferId(2), 64, 3072, 0.01, "2 of 3 granules have another digest"), [])
-    metrics.watch(PullEnded(TransferId(3), 0, 0, 0.0, "deadline"), [])
-    metrics.watch(PullEnded(TransferId(3), 0, 0, 0.0, "again"), [])
+    metrics.watch([ANY], [pull(1), pull(2), pull(3)])
+    metrics.watch([PullEnded(TransferId(1), 192, 3072, 0.01)], [])
+    metrics.watch([PullEnded(TransferId(2), 64, 3072, 0.01, "2 of 3 granules have another digest")], [])
+    metrics.watch([PullEnded(TransferId(3), 0, 0, 0.0, "deadline")], [])
+    metrics.watch([PullEnded(TransferId(3), 0, 0, 0.0, "again")], [])
     told = read(metrics)
     assert [told("headstart:kv_transfers_total", result=result) for result in ("good", "partial", "failed")] == [1, 1, 1]
     assert told("headstart:kv_verification_failures_total") == 1
@@ -60,9 +60,9 @@ def test_a_transfer_that_is_bad_in_part_or_never_comes(metrics: WorkerMetrics) -
 
 
 def test_a_head_start_that_nobody_took_was_for_nothing(metrics: WorkerMetrics) -> None:
-    metrics.watch(ANY, [report(("a", 0), ("b", 64))])
-    metrics.watch(ANY, [report(("a", 0), ("b", 128))])
-    metrics.watch(ANY, [report()])
+    metrics.watch([ANY], [report(("a", 0), ("b", 64))])
+    metrics.watch([ANY], [report(("a", 0), ("b", 128))])
+    metrics.watch([ANY], [report()])
     told = read(metrics)
     assert told("headstart:head_starts_given_total") == told("headstart:head_starts_wasted_total") == 1
     assert told("headstart:head_starts_taken_total") == 0
@@ -72,13 +72,13 @@ def test_a_head_start_that_nobody_took_was_for_nothing(metrics: WorkerMetrics) -
 def test_times_and_ends_of_requests(metrics: WorkerMetrics, clock: ManualClock) -> None:
     spec = make_spec("r", 100)
     clock.advance(1.0)
-    metrics.watch(ANY, [OpenOutput(spec, 1, ())])
+    metrics.watch([ANY], [OpenOutput(spec, 1, ())])
     clock.advance(0.5)
-    metrics.watch(ANY, [emit(0)])
+    metrics.watch([ANY], [emit(0)])
     clock.advance(0.25)
-    metrics.watch(ANY, [emit(1), TellStory(spec.request_id, "preempted", {"num_tokens": 102, "num_computed": 101})])
+    metrics.watch([ANY], [emit(1), TellStory(spec.request_id, "preempted", {"num_tokens": 102, "num_computed": 101})])
     clock.advance(0.25)
-    metrics.watch(Closed(spec.request_id, 1), [EndRequest(spec.request_id, 1, Phase.FAILED, "it broke")])
+    metrics.watch([Closed(spec.request_id, 1)], [EndRequest(spec.request_id, 1, Phase.FAILED, "it broke")])
     told = read(metrics)
     assert told("headstart:time_to_first_token_seconds_sum") == 0.5
     assert (told("headstart:inter_token_latency_seconds_sum"), told("headstart:inter_token_latency_seconds_count")) == (0.25, 1)
