@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -65,6 +64,7 @@ def scheduler(
     """Places requests. One leads, others stand by."""
     from scheduler.process import SchedulerProcessSettings, serve
     from shared import logs
+    from shared.processes import run
 
     logs.configure("scheduler", log_level)
     settings = SchedulerProcessSettings(
@@ -77,7 +77,7 @@ def scheduler(
         max_crashes=max_crashes,
         max_waiting=max_waiting,
     )
-    asyncio.run(serve(settings))
+    run(serve(settings))
 
 
 def worker(
@@ -109,6 +109,7 @@ def worker(
 ) -> None:
     """One device: prefill, decode, head starts."""
     from shared import logs
+    from shared.processes import run
     from workers.process import WorkerProcessSettings, serve
 
     logs.configure("worker", log_level)
@@ -132,4 +133,4 @@ def worker(
         max_assists=max_assists,
         depth=depth,
     )
-    asyncio.run(serve(settings))
+    run(serve(settings))

@@ -144,6 +144,8 @@ class CoreState:
     def seal(self, sequence: Sequence) -> None:
         """Names the contents of the blocks that are now full and believed."""
         size = self.settings.block_tokens
+        if (len(sequence.keys) + 1) * size > sequence.num_computed:
+            return
         for at in range(len(sequence.keys), sequence.num_computed // size):
             parent = sequence.keys[-1] if sequence.keys else ROOT_KEY
             sequence.keys.append(self.blocks.seal(sequence.blocks[at], parent, sequence.ids(at * size, (at + 1) * size)))
