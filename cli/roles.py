@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 from pathlib import Path
@@ -88,6 +87,7 @@ def scheduler(
     from scheduler.process import SchedulerProcessSettings, serve
     from shared import logs, tracing
     from shared.metrics import MetricsDoor
+    from shared.processes import run
 
     logs.configure("scheduler", log_level, log_format)
     tracing.configure("scheduler")
@@ -102,7 +102,7 @@ def scheduler(
         max_waiting=max_waiting,
         metrics=MetricsDoor(metrics_port, metrics_host),
     )
-    asyncio.run(serve(settings))
+    run(serve(settings))
 
 
 def worker(
@@ -142,6 +142,7 @@ def worker(
     """One device: prefill, decode, head starts."""
     from shared import logs, tracing
     from shared.metrics import MetricsDoor
+    from shared.processes import run
     from workers.process import WorkerProcessSettings, serve
 
     logs.configure("worker", log_level, log_format)
@@ -168,7 +169,7 @@ def worker(
         prefix_cache=prefix_cache,
         metrics=MetricsDoor(metrics_port, metrics_host),
     )
-    asyncio.run(serve(settings))
+    run(serve(settings))
 
 
 def agent(

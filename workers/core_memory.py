@@ -13,11 +13,16 @@ class CoreMemory(CorePulls):
         super().__init__(settings)
         self._preempted: set[Sequence] = set()
         """In this round of planning: they do not take back what was taken from them."""
+        self._noted: int | None = None
+        self._noting = False
 
     # -- for a chunk
 
     def tokens_with_room(self, sequence: Sequence, want: int) -> int:
         """Allocates blocks for up to `want` more tokens and says how many of them fit now, 0 to `want`."""
+        room = len(sequence.blocks) * self.settings.block_tokens - sequence.num_planned
+        if room >= want:
+            return want
         missing = self._missing(sequence, sequence.num_planned + want)
         if missing > 0:
             self._make_room(sequence, missing)
@@ -103,9 +108,13 @@ class CoreMemory(CorePulls):
 
         The first choice starts for all of them, and so needs the room of all; the others wait for the prompt.
         """
-        if sequence in self._preempted or self._waits_for_prompt(owned, sequence):
+        if self._preempted and sequence in self._preempted:
             return False
-        if sequence.blocks or sequence is self._oldest():
+        if sequence.blocks:
+            return True
+        if self._waits_for_prompt(owned, sequence):
+            return False
+        if sequence is self._oldest():
             return True
         needed = sum(self._unmet(owned, choice) for choice in owned.choices) if sequence is owned.sequence else self._unmet(owned, sequence)
         room = self.blocks.free_blocks + self.reclaimable_blocks() - self.settings.watermark_blocks - self._promised()
@@ -120,7 +129,24 @@ class CoreMemory(CorePulls):
         """Blocks of its prefix that running sequences hold: it takes no free ones for them."""
         return sum(1 for number in self.cached_prefix(sequence) if not self.blocks.is_cached(number))
 
+    def startable(self) -> list[Sequence]:
+        """Choices that may compute in the coming step. What is promised is counted once for all of them: nothing changes meanwhile."""
+        found: list[Sequence] = []
+        self._noted = None
+        self._noting = True
+        for owned in self.owned.values():
+            if owned.runnable:
+                found += [sequence for sequence in owned.choices if self.may_start(owned, sequence)]
+        self._noting = False
+        return found
+
     def _promised(self) -> int:
+        if self._noting and self._noted is not None:
+            return self._noted
+        self._noted = self._count_promised()
+        return self._noted
+
+    def _count_promised(self) -> int:
         """Blocks that requests which have started still need for the tokens they know."""
         started = [owned for owned in self.owned.values() if any(sequence.blocks for sequence in owned.choices)]
         return sum(self._unmet(owned, sequence) for owned in started for sequence in owned.choices)

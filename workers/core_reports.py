@@ -57,10 +57,24 @@ class CoreReports(CoreCache):
         """
         if self.state is not WorkerState.READY:
             return NO_CREDIT
-        backlog = sum(self._backlog(owned) for owned in self.owned.values())
-        growth = sum(self._growth(owned) for owned in self.owned.values())
+        backlog, growth = self._demand()
         blocks = self.blocks.free_blocks + self.blocks.pending_blocks + self.reclaimable_blocks() - growth
         return Credit(max(0, self.settings.token_budget - backlog), max(0, blocks), self.free_sequences)
+
+    def _demand(self) -> tuple[int, int]:
+        """Tokens that owned requests ask of the coming steps, and blocks that they are expected to take yet."""
+        backlog = growth = 0
+        expected, size = int(self._expected_output), self.settings.block_tokens
+        for owned in self.owned.values():
+            if len(owned.choices) == 1 and owned.runnable and (sequence := owned.choices[0]).left <= 1:
+                # The common case, a request that decodes, costs no call: this runs with every event.
+                ahead = max(1, expected - sequence.num_tokens + sequence.num_prompt)
+                backlog += 1
+                growth += max(0, -(-min(sequence.max_tokens, sequence.num_tokens + ahead) // size) - len(sequence.blocks))
+            else:
+                backlog += self._backlog(owned)
+                growth += self._growth(owned)
+        return backlog, growth
 
     def _backlog(self, owned: Owned) -> int:
         """Tokens this request still asks of the coming steps: one per choice that decodes, its unplanned prefill otherwise."""

@@ -156,6 +156,8 @@ class CoreRequests(CoreMemory):
         self.tell_soon()
 
     def hand_back_misfits(self) -> None:
+        if self.blocks.blocks_for(self.settings.max_model_tokens) <= self.settings.total_blocks:
+            return
         for owned in [owned for owned in self.owned.values() if any(map(self.never_fits, owned.choices))]:
             self.hand_back(owned, f"needs more than the {self.settings.total_blocks} blocks of this worker")
 

@@ -39,7 +39,7 @@ class CoreSteps(CoreRequests):
     def _fork_all(self) -> None:
         """Choices that were preempted take the prompt back from one that kept it."""
         for owned in self.owned.values():
-            if owned.runnable:
+            if len(owned.choices) > 1 and owned.runnable:
                 self.fork(owned)
 
     def _depth(self) -> int:
@@ -69,9 +69,7 @@ class CoreSteps(CoreRequests):
         return any(self._add(builder, sequence) for sequence in list(self.suspects))
 
     def _plan_batch(self, builder: StepBuilder) -> None:
-        runnable = [(owned, sequence) for owned in self.owned.values() if owned.runnable for sequence in owned.choices]
-        startable = [sequence for owned, sequence in runnable if self.may_start(owned, sequence)]
-        for sequence in step_order(startable, self.advancing()):
+        for sequence in step_order(self.startable(), self.advancing()):
             if builder.full:
                 break
             if sequence not in self.suspects:
@@ -79,7 +77,7 @@ class CoreSteps(CoreRequests):
 
     def _add(self, builder: StepBuilder, sequence: Sequence) -> bool:
         """As many of its tokens as budget and memory have room for; one that lost its blocks in this round waits."""
-        if not sequence.left or sequence in self._preempted or not self._is_here(sequence):
+        if not sequence.left or (self._preempted and sequence in self._preempted) or not self._is_here(sequence):
             return False
         if self.start_from_cache(sequence) and sequence.limit is not None:
             self.raise_offer(sequence)
@@ -121,7 +119,8 @@ class CoreSteps(CoreRequests):
     def _advance_row(self, row: Row, event: StepDone) -> None:
         sequence = row.sequence
         sequence.computed(row.count)
-        self.clear_suspect(sequence)
+        if self.suspects:
+            self.clear_suspect(sequence)
         if sequence.limit is not None:
             self.raise_offer(sequence)
         self.seal(sequence)
@@ -135,10 +134,9 @@ class CoreSteps(CoreRequests):
         index, token = sequence.num_generated, event.token_ids[sample]
         sequence.append(token)
         finish = self._finish_of(sequence, token)
-        logprobs, top = (event.logprobs[sample],), tuple(event.top_logprobs[sample : sample + 1])
-        asked = bool(owned.spec.sampling.top_logprobs)
+        top = tuple(event.top_logprobs[sample : sample + 1]) if owned.spec.sampling.top_logprobs else ()
         place = (owned.spec.request_id, owned.attempt, sequence.choice, index)
-        self.command(Emit(*place, (token,), logprobs, finish, top if asked else (), owned.take_cached()))
+        self.command(Emit(*place, (token,), (event.logprobs[sample],), finish, top, owned.take_cached()))
         if finish:
             self.learn_output(sequence.num_generated)
             self.end_choice(owned, sequence)

@@ -18,6 +18,7 @@ from shared.clock import Clock
 from shared.errors import FabricUnavailable
 from shared.fabric import WriteStatus
 from shared.messages import LogEnd, LogTokens
+from shared.processes import event_loop
 from shared.types import FinishReason, Phase, RequestId, RequestSpec
 from workers.detokenizer import Detokenizer, SafeText
 from workers.events import Closed, Delivered, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
@@ -173,7 +174,7 @@ class OutputStage:
         self._on_event = on_event
         self._inbox: list[OutputCommand] = []
         self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
+        self._loop = event_loop()
         self._wake = asyncio.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="output", daemon=True)

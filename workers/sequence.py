@@ -45,6 +45,8 @@ class Sequence:
         """What leading full blocks of its tokens hold, whether it has such blocks or not: worked out once."""
         self.num_cached: int | None = None
         """Prompt tokens that its first start found in this worker's cache; None: not started yet."""
+        self._table: Int32 = np.zeros(0, dtype=np.int32)
+        self._table_of: tuple[list[BlockId], int] = (self.blocks, 0)
 
     @property
     def goal(self) -> int:
@@ -56,6 +58,10 @@ class Sequence:
 
     @property
     def left(self) -> int:
+        # Asked for several times a step of every sequence.
+        left = self.num_tokens + self.pending - self.num_planned
+        if self.limit is None and left <= 1:
+            return left if left > 0 and self.num_planned + left < self.max_tokens else 0
         return max(0, self.goal - self.num_planned)
 
     @property
@@ -70,6 +76,13 @@ class Sequence:
     def ids(self, start: int, stop: int) -> Int32:
         """Known token ids of positions `[start, stop)`, cut at `num_tokens`."""
         return self._ids[start : min(stop, self.num_tokens)]
+
+    def table(self) -> Int32:
+        """Its blocks as an array. Within a run blocks are only added to the list, so it is made anew as seldom as that happens."""
+        blocks, run = self._table_of
+        if len(self._table) != len(self.blocks) or blocks is not self.blocks or run != self.run:
+            self._table, self._table_of = np.array(self.blocks, dtype=np.int32), (self.blocks, self.run)
+        return self._table
 
     def history(self, pending: int) -> History | None:
         """For the penalties and the grammar of the token that comes next; `pending` says which sample is still unknown, -1 if none is."""
