@@ -19,6 +19,7 @@ from shared.errors import ConfigError, ModelRefused
 from workers.attention import AttentionLayer
 from workers.engine import KVSpec
 from workers.kv_layout import ITEM_BYTES, kv_spec
+from workers.model_state import unchanged_state
 from workers.proofs import check_config, position_limit, prove_layers, prove_packing, rope_settings
 
 
@@ -51,8 +52,9 @@ def load_model(
         check_config(config)
         limit = position_limit(config, max_model_tokens)
         model = _load_weights(folder, config, dtype, device)
-        layers = prove_layers(model, limit)
-        prove_packing(model, layers, getattr(torch, dtype), limit)
+        with unchanged_state(model):
+            layers = prove_layers(model, limit)
+            prove_packing(model, layers, getattr(torch, dtype), limit)
     positions = {"model_type": name, "rope": rope_settings(config.get_text_config(decoder=True))}
     kv = kv_spec([layer.kv for layer in layers], wire, weights_digest(weights), positions)
     return LoadedModel(model, layers, kv, limit, _eos_token_ids(model))

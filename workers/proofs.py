@@ -1,16 +1,20 @@
 """What a model must prove at load before it is served: some architectures run without an error and are silently wrong.
 
 1. By name: encoder-decoders, state other than keys and values, chunked attention, positions that depend on the batch.
-2. By trace: every attention layer calls our interface, once, with arguments that we know and one KV shape.
-3. By probe: two requests, packed and chunked over interleaved blocks, give the unpacked model's log-probabilities.
+2. By trace: every attention layer calls our interface, once, with arguments that we know and shapes that fit.
+3. By probe: two requests, packed and chunked over interleaved blocks, give the unpacked model's log-probabilities. The second
+   one stands at the far end of the context, so that whatever depends on positions meets both ends at once.
+4. By its state: no buffer and no tensor that a module holds is another one after the probe.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DynamicCache
 
@@ -22,6 +26,7 @@ from workers.kv_layout import kv_spec
 from workers.model_runner import ModelRunner
 from workers.paged_cache import PagedCache
 from workers.step_plans import Piece, write_plan
+from workers.uneven_cache import cache_for
 
 FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
 """RoPE types whose frequencies are settled when the model is built."""
@@ -29,7 +34,8 @@ BATCH_ROPE = {"dynamic": "max_position_embeddings", "longrope": "original_max_po
 """RoPE types that switch frequencies when any token of the batch lies beyond this setting: up to it they are fixed."""
 
 PLAIN_LAYERS = frozenset({"full_attention", "sliding_attention"})
-PLAIN_CACHES = frozenset({"DynamicLayer", "DynamicSlidingWindowLayer"})
+PLAIN_CACHES = frozenset({"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"})
+"""A `DummyLayer` holds nothing: its layer is given an earlier layer's keys and values, which are then kept a second time."""
 
 TOLERANCE = 1e-4
 """Largest difference of a log-probability in float32."""
@@ -93,8 +99,6 @@ def prove_layers(model: Any, limit: int) -> tuple[AttentionLayer, ...]:
     modules = {id(layer.module) for layer in layers}
     if not len(layers) == len(modules) == wanted:
         raise ModelRefused(f"{len(modules)} of its {wanted} attention layers call the attention interface ({len(layers)} calls)")
-    if len({(layer.kv.kv_heads, layer.kv.head_dim) for layer in layers}) > 1:
-        raise ModelRefused("its layers have KV of different shapes")
     return layers
 
 
@@ -102,9 +106,9 @@ def prove_packing(model: Any, layers: Sequence[AttentionLayer], dtype: torch.dty
     """Raises `ModelRefused` unless a packed, chunked probe of two requests gives the unpacked model's log-probabilities."""
     prompts = _prompts(model, layers, limit)
     model.set_attn_implementation("eager")
-    with torch.inference_mode():
-        wanted = [model(input_ids=ids[None], use_cache=False).logits[0].float().log_softmax(-1) for ids in prompts]
-    got = _run_packed(model, layers, prompts, dtype)
+    firsts = (0, limit - len(prompts[1]))
+    wanted = [_run_alone(model, ids, first) for ids, first in zip(prompts, firsts, strict=True)]
+    got = _run_packed(model, layers, prompts, dtype, firsts)
     gaps = [_gaps(w, g) for w, g in zip(wanted, got, strict=True)]
     chunks, decodes = (torch.cat(rows) for rows in zip(*[(g[:-PROBE_DECODES], g[-PROBE_DECODES:]) for g in gaps], strict=True))
     if dtype == torch.float32:
@@ -126,8 +130,21 @@ def _prompts(model: Any, layers: Sequence[AttentionLayer], limit: int) -> list[t
     return [(torch.arange(n, device=model.device) * 7919 + 31 * (1 + i)) % vocabulary for i, n in enumerate(lengths)]
 
 
-def _run_packed(model: Any, layers: Sequence[AttentionLayer], prompts: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-    """Log-probabilities `[n, V]` of every row of each prompt, computed by our attention over a cache of its own."""
+@torch.inference_mode()
+def _run_alone(model: Any, ids: torch.Tensor, first: int) -> torch.Tensor:
+    """Log-probabilities `[n, V]` of one prompt whose positions begin at `first`, by the model's own attention."""
+    positions = torch.arange(first, first + len(ids), device=ids.device)
+    logprobs: torch.Tensor = model(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits[0].float().log_softmax(-1)
+    return logprobs
+
+
+def _run_packed(
+    model: Any, layers: Sequence[AttentionLayer], prompts: list[torch.Tensor], dtype: torch.dtype, firsts: Sequence[int]
+) -> list[torch.Tensor]:
+    """Log-probabilities `[n, V]` of every row of each prompt, computed by our attention over a cache of its own.
+
+    Prompt i's positions begin at `firsts[i]`.
+    """
     kv = kv_spec([layer.kv for layer in layers], "float32", b"", {})
     blocks = 2 * -(-max(len(ids) for ids in prompts) // PROBE_BLOCK_TOKENS)
     model.set_attn_implementation(NAME)
@@ -135,7 +152,10 @@ def _run_packed(model: Any, layers: Sequence[AttentionLayer], prompts: list[torc
     rows: list[list[torch.Tensor]] = [[], []]
     for step in _schedule([len(ids) for ids in prompts]):
         pieces = [Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, blocks), range(stop - start)) for r, start, stop in step]
-        logprobs = runner.logits(write_plan(0, pieces, PROBE_BLOCK_TOKENS), None).log_softmax(-1)
+        plan = write_plan(0, pieces, PROBE_BLOCK_TOKENS)
+        offsets = np.repeat([firsts[r] for r, _, _ in step], [stop - start for _, start, stop in step])
+        plan = replace(plan, positions=plan.positions + offsets.astype(np.int32))
+        logprobs = runner.logits(plan, None).log_softmax(-1)
         parts = torch.split_with_sizes(logprobs, [stop - start for _, start, stop in step])
         for (request, _, _), part in zip(step, parts, strict=True):
             rows[request].append(part)
@@ -149,7 +169,7 @@ def _probe_blocks(request: int, blocks: int) -> range:
 
 def _poisoned_cache(kv: KVSpec, blocks: int, dtype: torch.dtype, device: torch.device) -> PagedCache:
     """A cache full of NaN: one read of a slot that the request did not write shows."""
-    cache = PagedCache(kv, PROBE_BLOCK_TOKENS, blocks, dtype, device)
+    cache = cache_for(kv, PROBE_BLOCK_TOKENS, blocks, dtype, device)
     cache.data.fill_(torch.nan)
     return cache
 
