@@ -3,7 +3,8 @@
 1. By name: encoder-decoders, state other than keys and values, chunked attention, positions that depend on the batch.
 2. By trace: every attention layer calls our interface, once, with arguments that we know and shapes that fit.
 3. By probe: two requests, packed and chunked over interleaved blocks, give the unpacked model's log-probabilities. The second
-   one stands at the far end of the context, so that whatever depends on positions meets both ends at once.
+   one stands at the far end of the context, so that whatever depends on positions meets both ends at once, and a crowd of equal
+   tokens goes before them, so that whatever has room for so many tokens of a batch has none left.
 4. By its state: no buffer and no tensor that a module holds is another one after the probe.
 """
 
@@ -46,8 +47,10 @@ single values moved by 0.8 (an expert chosen otherwise)."""
 PROBE_BLOCK_TOKENS = 16
 PROBE_TOKENS = (61, 38)
 MAX_PROBE_TOKENS = 192
-PROBE_CHUNKS = ((7, 16, 1, 1, 64), (5, 1, 30, 1))
-"""Tokens per step of the two requests, the last repeated: chunks beside chunks, beside decodes, and decodes together."""
+PROBE_CHUNKS = ((64,), (7, 16, 1, 1, 64), (5, 1, 30, 1))
+"""Tokens per step of the crowd and the two requests, the last repeated: chunks beside chunks, beside decodes, and decodes together."""
+PROBE_CROWD = 70
+"""Tokens of a third request, all alike and first in every step: what a router has room for, it takes."""
 PROBE_DECODES = 6
 """The last tokens of each prompt are decoded, so that a window's far end is met by a decode too."""
 
@@ -108,7 +111,8 @@ def prove_packing(model: Any, layers: Sequence[AttentionLayer], dtype: torch.dty
     model.set_attn_implementation("eager")
     firsts = (0, limit - len(prompts[1]))
     wanted = [_run_alone(model, ids, first) for ids, first in zip(prompts, firsts, strict=True)]
-    got = _run_packed(model, layers, prompts, dtype, firsts)
+    crowd = prompts[0][:1].expand(min(PROBE_CROWD, limit))
+    _, *got = _run_packed(model, layers, [crowd, *prompts], dtype, (0, *firsts))
     gaps = [_gaps(w, g) for w, g in zip(wanted, got, strict=True)]
     chunks, decodes = (torch.cat(rows) for rows in zip(*[(g[:-PROBE_DECODES], g[-PROBE_DECODES:]) for g in gaps], strict=True))
     if dtype == torch.float32:
@@ -146,12 +150,12 @@ def _run_packed(
     Prompt i's positions begin at `firsts[i]`.
     """
     kv = kv_spec([layer.kv for layer in layers], "float32", b"", {})
-    blocks = 2 * -(-max(len(ids) for ids in prompts) // PROBE_BLOCK_TOKENS)
+    blocks = len(prompts) * -(-max(len(ids) for ids in prompts) // PROBE_BLOCK_TOKENS)
     model.set_attn_implementation(NAME)
     runner = ModelRunner(model, PagedAttention(_poisoned_cache(kv, blocks, dtype, prompts[0].device), layers))
-    rows: list[list[torch.Tensor]] = [[], []]
+    rows: list[list[torch.Tensor]] = [[] for _ in prompts]
     for step in _schedule([len(ids) for ids in prompts]):
-        pieces = [Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, blocks), range(stop - start)) for r, start, stop in step]
+        pieces = [Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, len(prompts), blocks), range(stop - start)) for r, start, stop in step]
         plan = write_plan(0, pieces, PROBE_BLOCK_TOKENS)
         offsets = np.repeat([firsts[r] for r, _, _ in step], [stop - start for _, start, stop in step])
         plan = replace(plan, positions=plan.positions + offsets.astype(np.int32))
@@ -162,9 +166,10 @@ def _run_packed(
     return [torch.cat(parts) for parts in rows]
 
 
-def _probe_blocks(request: int, blocks: int) -> range:
-    """Request 0 holds the even blocks backwards, request 1 the odd ones: interleaved, and none beside its successor."""
-    return range(1, blocks, 2) if request else range(blocks - 2, -1, -2)
+def _probe_blocks(request: int, requests: int, blocks: int) -> range:
+    """Every `requests`-th block, of odd requests backwards: interleaved, and none beside its successor."""
+    own = range(request, blocks, requests)
+    return own[::-1] if request % 2 else own
 
 
 def _poisoned_cache(kv: KVSpec, blocks: int, dtype: torch.dtype, device: torch.device) -> PagedCache:
@@ -175,7 +180,7 @@ def _poisoned_cache(kv: KVSpec, blocks: int, dtype: torch.dtype, device: torch.d
 
 
 def _schedule(lengths: Sequence[int]) -> list[list[tuple[int, int, int]]]:
-    """Steps as lists of (request, start, stop), both requests advancing side by side."""
+    """Steps as lists of (request, start, stop), all requests advancing side by side."""
     done = [0] * len(lengths)
     steps: list[list[tuple[int, int, int]]] = []
     while any(d < n for d, n in zip(done, lengths, strict=True)):
