@@ -76,6 +76,26 @@ def up(
 
 
 @app.command()
+def simulate(
+    cluster: Annotated[Path, typer.Option(help="TOML file: the model and the workers. See examples/clusters.")],
+    trace: Annotated[Path, typer.Option(help="An Azure LLM trace (.csv) or a Mooncake trace (.jsonl).")],
+    policy: Annotated[list[str], typer.Option(help="A policy to run; repeatable.")] = ["take_when_free"],  # noqa: B006
+    requests: Annotated[int, typer.Option(min=1, help="The first so many requests of the trace.")] = 1000,
+    rate: Annotated[float | None, typer.Option(min=0.0, help="Requests a second instead of the trace's own times; 0: all at once.")] = None,
+    poisson: Annotated[bool, typer.Option("--poisson", help="Gaps of a Poisson process at --rate.")] = False,
+    ttft: Annotated[float, typer.Option(min=0.0, help="Target for goodput: seconds to the first token.")] = 2.0,
+    itl: Annotated[float, typer.Option(min=0.0, help="Target for goodput: seconds between tokens, a request's mean.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the noise in measured profiles, and of --poisson.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for figures.json, plots and index.html.")] = None,
+) -> None:
+    """Serves a trace on a cluster that need not exist, under each policy, with the scheduler's and the workers' own code."""
+    from cli.simulate import SimulateSettings, run_simulate
+    from scheduler.simulation.serving.figures import Targets
+
+    run_simulate(SimulateSettings(cluster, trace, tuple(policy), requests, rate, poisson, Targets(ttft, itl), seed, out))
+
+
+@app.command()
 def status(
     redis_url: RedisUrl,
     pool: Pool = "default",

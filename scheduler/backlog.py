@@ -27,6 +27,7 @@ class Backlog:
         self._by_key: dict[Key, LiveRequest] = {}
         self._by_id: dict[RequestId, LiveRequest] = {}
         self._shelf: dict[RequestId, LiveRequest] = {}
+        self._newcomers: list[LiveRequest] = []
         self.tokens = 0
         """Of all waiting requests, the shelf included."""
         self.front = 0
@@ -54,6 +55,12 @@ class Backlog:
         if request.head_start is None:
             self._bare.add(request.key)
         self.tokens += request.num_tokens
+        self._newcomers.append(request)
+
+    def newcomers(self) -> list[LiveRequest]:
+        """Who joined the line since the last call, and is still in it."""
+        new, self._newcomers = self._newcomers, []
+        return [request for request in new if self._by_id.get(request.request_id) is request]
 
     def remove(self, request: LiveRequest) -> None:
         self.tokens -= request.num_tokens

@@ -90,3 +90,16 @@ def queued_seconds(worker: WorkerView) -> float:
 def standard_seconds(worker: WorkerView) -> float:
     """Seconds until a standard prompt would be prefilled here: what free workers are ranked by."""
     return (worker.queued_tokens + STANDARD_PROMPT) / worker.speed
+
+
+def request_rate(worker: WorkerView, waiting: WaitingView) -> float:
+    """Requests like this one that the worker alone could serve in a second: prefill, and decode in as large a batch as memory holds.
+
+    The throughput model of the instance profile in arXiv 2504.15303, as far as it is known: a batch prefills, then decodes together.
+    """
+    output, profile = waiting.expected_output, worker.profile
+    context = waiting.num_tokens + output / 2
+    batch = max(1.0, min(worker.total_blocks * worker.block_tokens / (waiting.num_tokens + output), float(worker.token_budget)))
+    decode = profile.step_s + batch * (profile.decode_s + context * profile.decode_context_s)
+    seconds = batch * prefill_seconds(worker, 0, waiting.num_tokens) + output * decode
+    return batch / max(seconds, 1e-9)

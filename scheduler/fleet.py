@@ -30,6 +30,7 @@ class Worker:
         self.seen = NO_JOB
         self.credit = NOTHING
         self.queued_tokens = 0
+        self.decodes = self.decode_context = 0
         self.promises: dict[JobSeq, Amount] = {}
         self.promised = NOTHING
         self.running: dict[RequestId, LiveRequest] = {}
@@ -63,10 +64,13 @@ class Worker:
         changed = report.state is not self.state or report.profile is not None
         self.counter, self.state, self.seen, self.held = report.counter, report.state, report.seen, False
         self.credit = Amount(report.credit.tokens, report.credit.blocks, report.credit.sequences)
-        self.queued_tokens = 0
+        self.queued_tokens = self.decodes = self.decode_context = 0
         for owned in report.owned:
             if (left := owned.num_tokens - owned.num_computed) > 1:
                 self.queued_tokens += left
+            else:
+                self.decodes += 1
+                self.decode_context += owned.num_tokens
         for seq in [seq for seq in self.promises if seq <= report.seen]:
             self.unpromise(seq)
         if report.profile is not None:
@@ -103,6 +107,8 @@ class Worker:
             len(self.running) + len(self.incoming),
             waiting,
             self.speed,
+            self.decodes,
+            self.decode_context,
         )
 
     def check(self) -> None:

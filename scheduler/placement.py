@@ -29,6 +29,7 @@ class Placement:
         """Until nobody who is free wants anything."""
         if self._state.backlog.line_length:
             self._shelve()
+            self._meet_all()
             self._take_all(now)
             self._assist_all(now)
 
@@ -36,6 +37,10 @@ class Placement:
         largest = self._state.fleet.largest
         for request in self._state.backlog.shelve_misfits(largest) if largest else []:
             self._state.note(request.request_id, "no_worker_can_hold_it", tokens=request.num_tokens, largest=largest)
+
+    def _meet_all(self) -> None:
+        for request in self._state.backlog.newcomers():
+            self._policy.meet(self.view(), self._state.backlog.view(request))
 
     def _take_all(self, now: float) -> None:
         """Whoever declined is asked again only when its figures or the front of the line have changed."""

@@ -37,6 +37,8 @@ class SchedulerSettings:
     """Reserved while too few outputs of that prompt length are known."""
     look_ahead: int = 64
     """Waiting requests a policy looks at in one decision, at most."""
+    leave_growing: int = 8
+    """Places in the line that an owner looks beyond a prompt whose head start is growing."""
     load_interval_s: float = 0.25
     """The load is published at most this often."""
     load_repeat_s: float = 1.0

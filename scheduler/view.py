@@ -50,6 +50,10 @@ class WorkerView:
     """Requests whose head start it holds, nobody has taken them."""
     speed: float
     """Prefill tokens per second of a fresh chunk."""
+    decodes: int = 0
+    """Requests that it decodes, as of its last report."""
+    decode_context: int = 0
+    """Tokens of context of those."""
 
     @property
     def capacity_tokens(self) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scheduler.policies.base import Policy
+from scheduler.policies.cronus import Cronus
+from scheduler.policies.data_parallel import LeastWork, RoundRobin, WeightedRoundRobin
+from scheduler.policies.disaggregated import DisaggregatedHighLow, DisaggregatedLowHigh
 from scheduler.policies.fixed_cut import FixedCut
 from scheduler.policies.high_only import HighOnly
 from scheduler.policies.take_when_free import TakeWhenFree
@@ -12,9 +15,18 @@ from scheduler.settings import SchedulerSettings
 from shared.errors import ConfigError
 
 POLICIES: dict[str, Callable[[SchedulerSettings], Policy]] = {
-    TakeWhenFree.name: TakeWhenFree,
-    HighOnly.name: HighOnly,
-    FixedCut.name: FixedCut,
+    policy.name: policy
+    for policy in (
+        TakeWhenFree,
+        Cronus,
+        DisaggregatedLowHigh,
+        DisaggregatedHighLow,
+        RoundRobin,
+        WeightedRoundRobin,
+        LeastWork,
+        HighOnly,
+        FixedCut,
+    )
 }
 
 

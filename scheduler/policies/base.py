@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler.view import ClusterView, Roles, WorkerView
+from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
 from shared.types import RequestId
 
 
@@ -34,6 +34,10 @@ class Policy(Protocol):
     name: str
     waits_for_head_starts: bool
     """`take` may decline now and accept when a head start has advanced: then it is asked at every event."""
+
+    def meet(self, view: ClusterView, waiting: WaitingView) -> None:
+        """A request joins the line: for those who decide at arrival."""
+        ...
 
     def classify(self, view: ClusterView) -> Roles:
         """Who owns and who assists; asked when a member comes, goes, or changes."""

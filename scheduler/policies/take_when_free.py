@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from scheduler.cost_model import assist_limit, can_hold, fits, prefill_seconds, pull_seconds, usable_cut
+from scheduler.cost_model import assist_limit, can_hold, fits, prefill_seconds, pull_seconds, request_rate, usable_cut
 from scheduler.policies.base import Assist, Take
 from scheduler.settings import SchedulerSettings
 from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
@@ -21,6 +21,9 @@ class TakeWhenFree:
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
 
+    def meet(self, view: ClusterView, waiting: WaitingView) -> None:
+        """Nothing is decided before somebody is free."""
+
     def classify(self, view: ClusterView) -> Roles:
         """Of the workers that can hand over to one another, those near the fastest own. The fastest always does."""
         ready = [worker for worker in view.workers.values() if worker.ready]
@@ -32,12 +35,23 @@ class TakeWhenFree:
         return Roles(owners, frozenset(w.ref for w in ready) - owners)
 
     def take(self, view: ClusterView, worker: WorkerView) -> Take | None:
-        """The first in the line that this worker could ever hold, and nobody behind it: large prompts do not starve."""
-        for waiting in view.waiting.first(self._settings.look_ahead):
-            if fits(worker, waiting):
-                return Take(waiting.request_id, self.cut(view, worker, waiting))
-            if can_hold(worker, waiting.num_tokens):
+        """The first in the line that this worker could ever hold, and nobody behind it: large prompts do not starve.
+
+        But one whose head start grows this very moment is left to its low-end as long as one of the next is not: what a chunk that is
+        being computed has cost would be lost.
+        """
+        growing: WaitingView | None = None
+        for looked, waiting in enumerate(view.waiting.first(self._settings.look_ahead)):
+            if growing is not None and looked > self._settings.leave_growing:
                 break
+            if fits(worker, waiting):
+                if not _grows(view, waiting):
+                    return Take(waiting.request_id, self.cut(view, worker, waiting))
+                growing = growing or waiting
+            elif can_hold(worker, waiting.num_tokens):
+                break
+        if growing is not None:
+            return Take(growing.request_id, self.cut(view, worker, growing))
         return self._take_own(view, worker)
 
     def _take_own(self, view: ClusterView, worker: WorkerView) -> Take | None:
@@ -59,11 +73,22 @@ class TakeWhenFree:
         return cut if prefill_seconds(worker, 0, cut) > pull_seconds(worker, giver, cut) else 0
 
     def assist(self, view: ClusterView, worker: WorkerView) -> Assist | None:
-        """The oldest prompt without a head start that is not about to be taken anyway and is longer than a granule."""
+        """The oldest prompt without a head start that will still wait when this worker has computed it; at least the last in the line."""
+        last: Assist | None = None
+        rate = 0.0
         for looked, waiting in enumerate(view.waiting.without_head_start(view.about_to_take)):
             if looked == self._settings.look_ahead:
                 break
             limit = assist_limit(worker, waiting.num_tokens)
-            if limit > 0:
+            if limit <= 0:
+                continue
+            last = last or Assist(waiting.request_id, limit)
+            rate = rate or sum(request_rate(view.workers[ref], waiting) for ref in view.roles.owners)
+            if (view.about_to_take + looked) >= rate * prefill_seconds(worker, 0, limit):
                 return Assist(waiting.request_id, limit)
-        return None
+        return last
+
+
+def _grows(view: ClusterView, waiting: WaitingView) -> bool:
+    held = waiting.head_start
+    return held is not None and held.worker in view.workers and not held.stopped and held.offered < held.limit

@@ -1,0 +1,99 @@
+"""What a simulated run comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler.simulation.serving.world import ServingWorld
+
+QUANTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """A request is good if it meets both; its inter-token latency is the mean of its own."""
+
+    ttft_s: float = 2.0
+    itl_s: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one policy on one trace. Times are seconds, shares are of 1."""
+
+    policy: str
+    requests_per_s: float
+    tokens_per_s: float
+    """Generated."""
+    goodput: float
+    """Requests a second that met their targets."""
+    ttft: tuple[float, ...]
+    """p50, p90, p99."""
+    itl: tuple[float, ...]
+    utilisation: dict[str, float]
+    """Share of the time in which each worker computed."""
+    kv_use: dict[str, float]
+    """Mean share of KV blocks in use."""
+    head_start: float
+    """Share of the prompt tokens that came from head starts."""
+    gigabytes_moved: float
+    preemptions: int
+    usd_per_million: float | None
+    """Dollars per million tokens, prompt and output; None: a price is not known."""
+    placements: int
+
+
+def figures(policy: str, world: ServingWorld, targets: Targets) -> Figures:
+    """Of a world that has run."""
+    records, end = world.requests, world.agenda.now
+    prompts = sum(record.arrival.prompt_tokens for record in records)
+    generated = sum(record.tokens for record in records)
+    ttft = [record.ttft_s for record in records]
+    good = sum(record.ttft_s <= targets.ttft_s and _mean(record.gaps) <= targets.itl_s for record in records)
+    price = world.plan.usd_per_hour
+    return Figures(
+        policy=policy,
+        requests_per_s=len(records) / end,
+        tokens_per_s=generated / end,
+        goodput=good / end,
+        ttft=_quantiles(ttft),
+        itl=_quantiles([gap for record in records for gap in record.gaps]),
+        utilisation={worker.record.name: worker.record.busy_s / end for worker in world.workers},
+        kv_use={worker.record.name: worker.record.kv_used / end / worker.info.total_blocks for worker in world.workers},
+        head_start=sum(record.cut for record in records) / prompts,
+        gigabytes_moved=world.links.bytes_moved / 1e9,
+        preemptions=sum(worker.record.preemptions for worker in world.workers),
+        usd_per_million=None if price is None else price / 3600 * end / (prompts + generated) * 1e6,
+        placements=world.scheduler.decisions,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.percentile(values, QUANTILES)) if values else (0.0,) * len(QUANTILES)
+
+
+def table(rows: Sequence[Figures], bound: float) -> str:
+    """Text for a terminal: one line for each policy."""
+    head = (
+        f"{'policy':<26} {'req/s':>7} {'of bound':>8} {'tok/s':>7} {'goodput':>7} {'TTFT p50':>8} {'p90':>7} {'p99':>7}"
+        f" {'ITL p50':>8} {'p90':>6} {'p99':>6} {'head start':>10} {'$/Mtok':>7}  busy"
+    )
+    return "\n".join([head, *(_line(row, bound) for row in rows)])
+
+
+def _line(row: Figures, bound: float) -> str:
+    price = "-" if row.usd_per_million is None else f"{row.usd_per_million:.3f}"
+    ttft = f"{row.ttft[0]:8.2f} {row.ttft[1]:7.2f} {row.ttft[2]:7.2f}"
+    itl = f"{row.itl[0] * 1e3:8.1f} {row.itl[1] * 1e3:6.1f} {row.itl[2] * 1e3:6.1f}"
+    busy = " ".join(f"{name} {share:.0%}" for name, share in row.utilisation.items())
+    return (
+        f"{row.policy:<26} {row.requests_per_s:7.3f} {row.requests_per_s / bound:8.3f} {row.tokens_per_s:7.0f} {row.goodput:7.3f}"
+        f" {ttft} {itl} {row.head_start:10.1%} {price:>7}  {busy}"
+    )

@@ -1,0 +1,21 @@
+"""KV on its way: one transfer at a time leaves a worker, one at a time arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+
+class Links:
+    def __init__(self, seconds: float, bytes_per_s: float) -> None:
+        self._seconds, self._bytes_per_s = seconds, bytes_per_s
+        self._free_at: dict[Hashable, float] = {}
+        self.bytes_moved = 0
+
+    def send(self, now: float, sender: Hashable, receiver: Hashable, nbytes: int, arrive: Callable[[float], None]) -> None:
+        """Calls `arrive(at)` with the time at which the last byte is there."""
+        ends = (("out", sender), ("in", receiver))
+        start = max(now, *(self._free_at.get(end, 0.0) for end in ends))
+        over = start + nbytes / self._bytes_per_s
+        self._free_at.update(dict.fromkeys(ends, over))
+        self.bytes_moved += nbytes
+        arrive(over + self._seconds)

@@ -1,0 +1,48 @@
+"""What is noted of each request and each worker while a trace is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scheduler.simulation.serving.trace import Arrival
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """Times are seconds of the virtual clock, as the client would see them."""
+
+    arrival: Arrival
+    first_at: float | None = None
+    last_at: float = 0.0
+    tokens: int = 0
+    gaps: list[float] = field(default_factory=list)
+    """Between tokens: the inter-token latencies."""
+    owner: str = ""
+    cut: int = 0
+    """Prompt tokens that came from a head start."""
+    ended_at: float | None = None
+
+    def token(self, now: float, count: int) -> None:
+        if self.first_at is None:
+            self.first_at = now
+        else:
+            self.gaps += [(now - self.last_at) / count] * count
+        self.last_at = now
+        self.tokens += count
+
+    @property
+    def ttft_s(self) -> float:
+        assert self.first_at is not None
+        return self.first_at - self.arrival.at_s
+
+
+@dataclass(slots=True)
+class WorkerRecord:
+    name: str
+    busy_s: float = 0.0
+    steps: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    kv_used: float = 0.0
+    """Block-seconds."""
+    preemptions: int = 0
