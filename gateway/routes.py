@@ -78,15 +78,15 @@ def inference_routes(gateway: Gateway) -> APIRouter:
 
     @router.post("/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        return await desk.answer(request, body, ask_chat(body))
+        return await desk.answer(request, body, ask_chat(gateway.defaults.fill(body)))
 
     @router.post("/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await desk.answer(request, body, ask_completion(body))
+        return await desk.answer(request, body, ask_completion(gateway.defaults.fill(body)))
 
     @router.post("/responses")
     async def responses(body: ResponseRequest, request: Request) -> Response:
-        return await desk.answer(request, body, ask_response(body))
+        return await desk.answer(request, body, ask_response(gateway.defaults.fill(body)))
 
     @router.get("/responses/{response_id}")
     async def retrieve(response_id: str, request: Request, stream: bool = False, starting_after: StartingAfter = -1) -> Response:

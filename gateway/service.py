@@ -13,6 +13,7 @@ from gateway.follower import Follower, Logs
 from gateway.intake import Intake
 from gateway.listeners import Listeners
 from gateway.metrics import Metrics
+from gateway.model_defaults import ModelDefaults
 from gateway.session import Session, open_session
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Encoder
@@ -37,6 +38,7 @@ class Gateway:
         self.fabric = fabric
         self.started_ms = clock.wall_ms()
         self.draining = False
+        self.defaults = ModelDefaults.read(settings.model)
         self.metrics = Metrics(settings.served_model_name)
         self.follower = Follower(fabric, poll_s=settings.poll_s, verify_s=settings.verify_s, capacity=settings.buffer_entries)
         self.listeners = Listeners(fabric, settings.gateway_id, settings.beat_s)

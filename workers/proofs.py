@@ -60,6 +60,9 @@ def check_config(config: Any) -> None:
     text = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelRefused("it is an encoder-decoder; only decoder-only models are served")
+    if quantised := getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", None)
+        raise ModelRefused(f"its weights are quantised ({getattr(method, 'value', method)}); float32, bfloat16 and float16 are served")
     if strange := sorted(set(getattr(text, "layer_types", None) or ()) - PLAIN_LAYERS):
         raise ModelRefused(f"it has layers of type {', '.join(strange)}; only full and sliding-window attention is served")
     kinds = {type(layer).__name__ for layer in DynamicCache(config=config).layers} - PLAIN_CACHES
@@ -153,9 +156,13 @@ def _run_packed(
     blocks = len(prompts) * -(-max(len(ids) for ids in prompts) // PROBE_BLOCK_TOKENS)
     model.set_attn_implementation(NAME)
     runner = ModelRunner(model, PagedAttention(_poisoned_cache(kv, blocks, dtype, prompts[0].device), layers))
+    held = [_probe_blocks(r, len(prompts), blocks) for r in range(len(prompts))]
     rows: list[list[torch.Tensor]] = [[] for _ in prompts]
     for step in _schedule([len(ids) for ids in prompts]):
-        pieces = [Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, len(prompts), blocks), range(stop - start)) for r, start, stop in step]
+        pieces = [
+            Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, len(prompts), blocks), range(stop - start))
+            for r, start, stop in step
+        ]
         plan = write_plan(0, pieces, PROBE_BLOCK_TOKENS)
         offsets = np.repeat([firsts[r] for r, _, _ in step], [stop - start for _, start, stop in step])
         plan = replace(plan, positions=plan.positions + offsets.astype(np.int32))

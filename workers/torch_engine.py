@@ -42,7 +42,7 @@ class TorchEngine:
     """`workers.engine.Engine` over torch and transformers.
 
     `kv_bytes` bounds the cache (by default a share of the free memory), `max_model_tokens` the context (by default what
-    the model allows), `wire_dtype` is by default the checkpoint's dtype. Raises `ConfigError` for a bad option or missing
+    the model allows), `dtype` `auto` and an absent `wire_dtype` are the checkpoint's own. Raises `ConfigError` for a bad option or missing
     files, `ModelRefused` for a model that would be served wrong.
     """
 
@@ -63,6 +63,7 @@ class TorchEngine:
         self.block_tokens = block_tokens
         self.max_model_tokens = loaded.max_model_tokens
         self.eos_token_ids = loaded.eos_token_ids
+        dtype = loaded.dtype
         block_bytes = block_tokens * values_per_token(self.kv) * ITEM_BYTES[dtype]
         self.total_blocks = fit_blocks(block_bytes, block_tokens, kv_bytes, self._device)
         self._cache = cache_for(self.kv, block_tokens, self.total_blocks, getattr(torch, dtype), self._device)

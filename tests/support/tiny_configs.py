@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers as hf
 from transformers import CONFIG_MAPPING
 
 Settings = dict[str, Any]

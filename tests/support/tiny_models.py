@@ -17,22 +17,24 @@ import transformers as hf
 from tests.support.tiny_configs import CONTEXT, LLAMA_LIKE, VOCABULARY, WINDOW, tiny_config
 from workers.model_loader import quiet_transformers
 
-__all__ = ["CONTEXT", "LLAMA_LIKE", "REFUSED", "SERVED", "VARIANTS", "VOCABULARY", "WINDOW", "Reference", "prompt_of", "reference", "save_tiny"]
+__all__ = [
+    "CONTEXT", "LLAMA_LIKE", "REFUSED", "SERVED", "VARIANTS", "VOCABULARY", "WINDOW",
+    "Reference", "prompt_of", "reference", "save_tiny",
+]  # fmt: skip
 
 
 Variant = tuple[str, dict[str, Any]]
 """A model type, and what differs from its tiny configuration."""
 
-SERVED: tuple[str, ...] = tuple(
-    """
-    afmoe apertus arcee aria_text axk1 beam biogpt bitnet cohere cohere2 cohere2_moe ctrl cwm deepseek_v2 deepseek_v3 dots1 ernie4_5
-    ernie4_5_moe exaone4 exaone_moe flex_olmo flint gemma gemma2 gemma3_text gemma3n_text gemma4_text gemma4_unified_text glm glm4
-    glm4_moe glm4_moe_lite gpt2 gpt_bigcode gpt_neox gpt_oss granite granite_swa granitemoe granitemoe_swa granitemoeshared helium
-    hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe kolibri1 laguna llama mellum mimo_v2_flash
-    minicpm3 minimax_m2 ministral ministral3 mistral mixtral modernbert-decoder nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon
-    phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma youtu
-    """.split()
-)
+_SERVED = """
+afmoe apertus arcee aria_text axk1 beam biogpt bitnet cohere cohere2 cohere2_moe ctrl cwm deepseek_v2 deepseek_v3 dots1 ernie4_5
+ernie4_5_moe exaone4 exaone_moe flex_olmo flint gemma gemma2 gemma3_text gemma3n_text gemma4_text gemma4_unified_text glm glm4 glm4_moe
+glm4_moe_lite gpt2 gpt_bigcode gpt_neox gpt_oss granite granite_swa granitemoe granitemoe_swa granitemoeshared helium hunyuan_v1_dense
+hunyuan_v1_moe hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe kolibri1 laguna llama mellum mimo_v2_flash minicpm3 minimax_m2
+ministral ministral3 mistral mixtral modernbert-decoder nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2
+qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma youtu
+"""
+SERVED: tuple[str, ...] = tuple(_SERVED.split())
 """Model types that pass the proofs, each with a parity test."""
 
 VARIANTS: dict[str, Variant] = {

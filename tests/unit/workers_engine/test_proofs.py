@@ -21,7 +21,6 @@ from workers.proofs import check_config, position_limit
 from workers.step_layout import Chunk, DecodeGroup, StepLayout
 
 
-
 def load(folder: Path, dtype: str = "float32", **options: Any) -> LoadedModel:
     return load_model(folder, device=torch.device("cpu"), dtype=dtype, **options)
 
