@@ -159,10 +159,7 @@ def _run_packed(
     held = [_probe_blocks(r, len(prompts), blocks) for r in range(len(prompts))]
     rows: list[list[torch.Tensor]] = [[] for _ in prompts]
     for step in _schedule([len(ids) for ids in prompts]):
-        pieces = [
-            Piece(prompts[r][start:stop].tolist(), start, _probe_blocks(r, len(prompts), blocks), range(stop - start))
-            for r, start, stop in step
-        ]
+        pieces = [Piece(prompts[r][start:stop].tolist(), start, held[r], range(stop - start)) for r, start, stop in step]
         plan = write_plan(0, pieces, PROBE_BLOCK_TOKENS)
         offsets = np.repeat([firsts[r] for r, _, _ in step], [stop - start for _, start, stop in step])
         plan = replace(plan, positions=plan.positions + offsets.astype(np.int32))
