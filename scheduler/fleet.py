@@ -109,6 +109,7 @@ class Worker:
             self.speed,
             self.decodes,
             self.decode_context,
+            sum(held.grows for held in self.head_starts.values()),
         )
 
     def check(self) -> None:
@@ -214,7 +215,7 @@ class Fleet:
 
     def _could_assist(self, view: WorkerView) -> bool:
         room = view.free.blocks * view.block_tokens >= GRANULE_TOKENS
-        return room and view.free.sequences > 0 and len(view.head_starts) < self._max_assists
+        return room and view.free.sequences > 0 and view.growing < self._max_assists
 
     def _unlist(self, ref: WorkerRef) -> None:
         self.soon_free.discard(ref)

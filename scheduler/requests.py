@@ -70,6 +70,11 @@ class HeadStart:
     released: bool = False
     """We asked for its release: it is no source for anybody any more."""
 
+    @property
+    def grows(self) -> bool:
+        """Its low-end still computes it."""
+        return not (self.stopped or self.taken or self.released) and self.offered < self.limit
+
 
 @dataclass(slots=True, eq=False)
 class LiveRequest:

@@ -26,7 +26,7 @@ class SchedulerSettings:
     max_crashes: int = 3
     """Attempts that ended in a crash before the request fails."""
     max_assists: int = 2
-    """Head starts that one low-end gives at once."""
+    """Head starts that one low-end computes at once; finished ones wait as long as there is memory."""
     low_end_ratio: float = 0.7
     """Workers at or above this share of the fastest prefill of their fingerprint own requests; the others assist."""
     max_waiting: int = 10_000

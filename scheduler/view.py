@@ -54,6 +54,8 @@ class WorkerView:
     """Requests that it decodes, as of its last report."""
     decode_context: int = 0
     """Tokens of context of those."""
+    growing: int = 0
+    """Head starts that it still has to compute. Finished ones only take memory."""
 
     @property
     def capacity_tokens(self) -> int:
