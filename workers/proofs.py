@@ -105,7 +105,15 @@ def prove_layers(model: Any, limit: int) -> tuple[AttentionLayer, ...]:
     modules = {id(layer.module) for layer in layers}
     if not len(layers) == len(modules) == wanted:
         raise ModelRefused(f"{len(modules)} of its {wanted} attention layers call the attention interface ({len(layers)} calls)")
+    _check_cache_windows(model.config, [layer.kv.window or limit for layer in layers], limit)
     return layers
+
+
+def _check_cache_windows(config: Any, windows: Sequence[int], limit: int) -> None:
+    """Raises `ModelRefused` if the model's own cache forgets what its mask shows: then `generate()` is not the full forward."""
+    for layer, window in zip(DynamicCache(config=config).layers, windows, strict=False):
+        if min(getattr(layer, "sliding_window", None) or limit, limit) < window:
+            raise ModelRefused(f"its cache keeps {layer.sliding_window} tokens, but its mask shows {window}: which is right is not known")
 
 
 def prove_packing(model: Any, layers: Sequence[AttentionLayer], dtype: torch.dtype, limit: int) -> None:

@@ -19,7 +19,7 @@ class UnevenCache(PagedCache):
         super().__init__(kv, block_tokens, total_blocks, dtype, device)
         self._widths = [(heads, width) for heads, key, value in layer_shapes(kv) for width in (key, value)]
         sizes = [total_blocks * block_tokens * heads * width for heads, width in self._widths]
-        self._planes = [plane.view(total_blocks, -1) for plane in self.data.split(sizes)]
+        self._planes = [plane.view(total_blocks, -1) for plane in self.data.split_with_sizes(sizes)]
 
     def _data_shape(self) -> tuple[int, ...]:
         return (self.total_blocks * self.block_tokens * values_per_token(self.kv),)
@@ -40,7 +40,7 @@ class UnevenCache(PagedCache):
     def _parts(self, wire: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Each plane's share `[granules, 64 * kv_heads * width]` of a wire buffer."""
         per_token = wire.shape[1] // values_per_token(self.kv)
-        return wire.split([per_token * heads * width for heads, width in self._widths], dim=1)
+        return wire.split_with_sizes([per_token * heads * width for heads, width in self._widths], dim=1)
 
 
 def cache_for(kv: KVSpec, block_tokens: int, total_blocks: int, dtype: torch.dtype, device: torch.device) -> PagedCache:

@@ -95,10 +95,8 @@ def table(rows: Iterable[Row]) -> str:
     lines = [str(row) for row in rows]
     counts = {verdict: sum(f"| {verdict} |" in line for line in lines) for verdict in ("**served**", "refused", "not tried")}
     said = ", ".join(f"{count} {verdict.strip('*')}" for verdict, count in counts.items())
-    head = (
-        f"transformers {transformers.__version__}: {len(lines)} model types, {said}.\n\n| model type | verdict | attention, or the reason |"
-    )
-    return "\n".join([BEGIN, head, "|---|---|---|", *lines, END])
+    head = f"transformers {transformers.__version__}: {len(lines)} model types, {said}."
+    return "\n".join([BEGIN, head, "", "| model type | verdict | attention, or the reason |", "|---|---|---|", *lines, END])
 
 
 def main() -> None:

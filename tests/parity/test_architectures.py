@@ -16,9 +16,10 @@ from tests.parity.conftest import KV_BYTES
 from tests.parity.driver import Driver, hand_over
 from tests.support.tiny_configs import WINDOW, tiny_config
 from tests.support.tiny_models import SERVED, VARIANTS, prompt_of, reference, save_tiny
-from workers import torch_engine
+from workers.model_loader import load_model
+from workers.torch_engine import TorchEngine
 
-COUNT = 8
+COUNT = 6
 PROMPT_TOKENS = GRANULE_TOKENS + WINDOW + 5
 CHUNKS = (7, 19, 64)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {model_type: (model_type, {}) for model_type in SERVED} | VARIANTS
@@ -27,13 +28,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {model_type: (model_type, {}) for
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two workers of a case run one after the other on one loaded model: half the time, the same computation."""
-    monkeypatch.setattr(torch_engine, "load_model", functools.cache(torch_engine.load_model))
+    monkeypatch.setattr("workers.torch_engine.load_model", functools.cache(load_model))
 
 
 @contextmanager
 def worker(folder: Path, block_tokens: int) -> Iterator[Driver]:
     """An engine whose cache is poisoned, so that a read of what was never written shows."""
-    with closing(torch_engine.TorchEngine(folder, block_tokens=block_tokens, kv_bytes=KV_BYTES)) as engine:
+    with closing(TorchEngine(folder, block_tokens=block_tokens, kv_bytes=KV_BYTES)) as engine:
         engine._cache.data.fill_(torch.nan)
         yield Driver(engine)
 

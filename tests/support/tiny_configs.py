@@ -65,6 +65,7 @@ SPECIAL: dict[str, Settings] = {
     },
     "gemma4_text": {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 16, "global_head_dim": 32},
     "gemma4_unified_text": {"global_head_dim": 32},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "llama4_text": {"attention_chunk_size": 32, "intermediate_size_mlp": 96, "num_experts_per_tok": 1},
     "longcat_flash": {"num_layers": 1, "head_dim": 8},
