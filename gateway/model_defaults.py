@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from gateway.api_types import Sampling
 from shared.errors import ConfigError
 
-Body = TypeVar("Body", bound=BaseModel)
+Body = TypeVar("Body", bound=Sampling)
 
 SAMPLING: dict[str, type[int] | type[float]] = {
     "temperature": float,
@@ -50,6 +51,9 @@ class ModelDefaults:
             if name in type(body).model_fields and getattr(body, name) is None:
                 body = _with(body, name, value)
         return body
+
+
+NO_DEFAULTS = ModelDefaults()
 
 
 def _with(body: Body, name: str, value: float) -> Body:

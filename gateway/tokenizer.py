@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from gateway.token_names import Vocabulary
 from gateway.tokenizer_files import TokenizerFiles, read_tokenizer
 from shared.errors import BadRequest
 
@@ -17,13 +18,19 @@ Message = dict[str, str]
 
 
 class Encoder(Protocol):
-    """What the gateway needs of a tokenizer. Both raise `BadRequest` for what cannot become tokens."""
+    """What the gateway needs of a tokenizer. The encoding ones raise `BadRequest` for what cannot become tokens."""
 
     vocabulary: int
 
     async def encode_chat(self, messages: Sequence[Message], param: str) -> tuple[int, ...]: ...
 
-    async def encode_text(self, text: str, param: str) -> tuple[int, ...]: ...
+    async def encode_text(self, text: str, param: str, *, add_special_tokens: bool = True) -> tuple[int, ...]: ...
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """The text, special tokens included."""
+        ...
+
+    def bytes_of(self, token_id: int) -> bytes: ...
 
 
 class Tokenizer:
@@ -33,6 +40,7 @@ class Tokenizer:
         self._tokenizer = files.tokenizer
         self._template = files.chat_template
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
+        self._names = Vocabulary(self._tokenizer)
         self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -43,8 +51,14 @@ class Tokenizer:
     async def encode_chat(self, messages: Sequence[Message], param: str) -> tuple[int, ...]:
         return await self._in_thread(lambda: self._chat(messages, param))
 
-    async def encode_text(self, text: str, param: str) -> tuple[int, ...]:
-        return await self._in_thread(lambda: self._encode(text, param, add_special_tokens=True))
+    async def encode_text(self, text: str, param: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        return await self._in_thread(lambda: self._encode(text, param, add_special_tokens=add_special_tokens))
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        return await self._in_thread(lambda: str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False)))
+
+    def bytes_of(self, token_id: int) -> bytes:
+        return self._names.bytes_of(token_id)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

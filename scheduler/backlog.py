@@ -137,6 +137,8 @@ class Backlog:
             request.assists_lost,
             request.submission.priority,
             request.deadline,
+            request.submission.num_choices,
+            request.submission.num_prompt,
         )
 
     def check(self) -> None:

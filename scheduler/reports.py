@@ -61,7 +61,7 @@ class Reports:
         if request is None:
             return
         if request.ending is None and request.computed >= 0:
-            self._state.lengths.learn(request.submission.num_prompt, request.delivered)
+            self._state.lengths.learn(request.submission.num_prompt, request.delivered // request.submission.num_choices)
         self._moves.drop(request, now)
 
     def _owned(self, worker: Worker, report: Report, now: float) -> None:

@@ -93,6 +93,9 @@ class WaitingView:
     """Head starts of it that vanished."""
     priority: int
     deadline: float
+    num_choices: int = 1
+    num_prompt: int = 0
+    """Of `num_tokens`, those that all choices have in common."""
 
 
 class WaitingLine(Protocol):

@@ -55,7 +55,7 @@ class FenceAnswer:
 
     status: WriteStatus
     next_index: int = 0
-    """Tokens of choice 0 that are in the log."""
+    """Tokens in the log of the choice that has most of them."""
     ended: Phase | None = None
 
 
@@ -93,6 +93,19 @@ class LoggedEntry:
 
     entry_id: str
     entry: LogEntry
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """What the pool's keys say of its state, for probes and people."""
+
+    leader: str
+    """The candidate that holds the lease; empty: nobody leads."""
+    live: int
+    """Accepted requests that have not ended."""
+    waiting: int
+    """Those of them that nobody owns."""
+    predicted_wait_s: float
 
 
 class Fabric(Protocol):

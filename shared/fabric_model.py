@@ -138,7 +138,7 @@ class _State:
 
 def reserved_bytes(submission: Submission) -> int:
     """What a submission reserves for its log until it is closed: a bound, not a measurement."""
-    return 4096 + 16 * (submission.num_prompt + submission.max_tokens)
+    return 4096 + 16 * (submission.num_prompt + submission.max_tokens * submission.num_choices)
 
 
 Watcher = Callable[[str, str], None]
@@ -285,9 +285,9 @@ class FabricModel:
         if log is None:
             return FenceAnswer(WriteStatus.MISSING)
         if log.fence > attempt:
-            return FenceAnswer(WriteStatus.SUPERSEDED, log.next_index.get(0, 0), log.ended)
+            return FenceAnswer(WriteStatus.SUPERSEDED, max(log.next_index.values(), default=0), log.ended)
         log.fence = attempt
-        return FenceAnswer(WriteStatus.DONE, log.next_index.get(0, 0), log.ended)
+        return FenceAnswer(WriteStatus.DONE, max(log.next_index.values(), default=0), log.ended)
 
     # -- placement
 

@@ -74,12 +74,16 @@ class StepBuilder:
         start = sequence.num_planned
         sampled = start + count == sequence.samples_at
         if sampled:
-            index = sequence.num_generated + sequence.pending
-            self._samples.append(Sample(self._tokens + count - 1, sequence.spec.sampling, choice=0, index=index))
+            self._samples.append(self._sample(sequence, self._tokens + count - 1))
         self._rows.append(Row(sequence, sequence.run, start, count, len(self._samples) - 1 if sampled else -1))
         sequence.plan(count, sampled=sampled)
         self.left -= count
         self._tokens += count
+
+    def _sample(self, sequence: Sequence, at: int) -> Sample:
+        index = sequence.num_generated + sequence.pending
+        pending = self._unknown[id(sequence)].sample if sequence.pending else -1
+        return Sample(at, sequence.spec.sampling, sequence.choice, index, sequence.history(pending))
 
     def build(self) -> PlannedStep | None:
         """The step, or None if there is nothing to do."""

@@ -149,6 +149,10 @@ class BlockManager:
         for number in blocks:
             self._blocks[number].offered = False
 
+    def unshared(self, blocks: Iterable[BlockId]) -> int:
+        """How many of these one release would give back."""
+        return sum(1 for number in blocks if self._blocks[number].refs == 1)
+
     # -- operations
 
     def begin_write(self, blocks: Iterable[BlockId]) -> None:

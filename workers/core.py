@@ -112,8 +112,8 @@ class WorkerCore(CoreSteps):
 
     def __repr__(self) -> str:
         owned = [owned for owned in self.owned.values() if not owned.ended]
-        running = sum(1 for owned in owned if owned.sequence.blocks and not owned.intake)
-        pulling = sum(1 for owned in owned if owned.intake)
+        running = sum(1 for each in owned if not each.intake and any(sequence.blocks for sequence in each.choices))
+        pulling = sum(1 for each in owned if each.intake)
         return (
             f"<WorkerCore {self.settings.ref} {self.state.value} [running {running} | waiting {len(owned) - running - pulling}"
             f" | pulling {pulling} | assists {len(self.assists)} | sends {len(self.sends)} | steps {len(self.running)}"

@@ -86,6 +86,19 @@ class CorePulls(CoreAssists):
         owned.intake = None
         owned.sequence.rewind(good)
         self.seal(owned.sequence)
+        self.fork(owned)
+
+    def fork(self, owned: Owned) -> None:
+        """Choices that hold nothing start behind the prompt's whole blocks, as soon as one choice has computed them."""
+        if len(owned.choices) < 2:
+            return
+        shared = self.shared_blocks(owned.sequence)
+        computed = shared * self.settings.block_tokens
+        giver = next((sequence for sequence in owned.choices if sequence.blocks and sequence.num_computed >= computed), None)
+        if giver and shared:
+            for sequence in [sequence for sequence in owned.choices if not sequence.blocks]:
+                sequence.fork_from(giver, shared, self.settings.block_tokens)
+                self.blocks.share(sequence.blocks)
 
     def release_source(self, source: Source) -> None:
         """This owner needs the head start no more; its giver hears so from the owner itself."""

@@ -28,17 +28,34 @@ class Owned:
 
     spec: RequestSpec
     attempt: int
-    sequence: Sequence
+    choices: list[Sequence]
+    """Those that have not ended, in order. The first one prefills the prompt; the others start behind its whole blocks."""
     source: Source | None = None
-    """A head start that is still to be pulled."""
+    """A head start that is still to be pulled, by the first choice."""
     intake: Intake | None = None
-    """The pull under way: the sequence is in no step."""
+    """The pull under way: no choice is in any step."""
     ended: bool = False
-    """The choice has ended; waits for `Closed`."""
+    """All choices have ended; waits for `Closed`."""
+    generated: int = 0
+    """Tokens of the choices that have ended."""
 
     @property
     def runnable(self) -> bool:
         return not (self.ended or self.intake or self.source)
+
+    @property
+    def sequence(self) -> Sequence:
+        """The first choice that has not ended."""
+        return self.choices[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """The prompt once, and what all choices generated."""
+        return len(self.spec.prompt) + self.generated + sum(sequence.num_generated for sequence in self.choices)
+
+    def choice(self, number: int) -> Sequence | None:
+        """None: it has ended."""
+        return next((sequence for sequence in self.choices if sequence.choice == number), None)
 
 
 @dataclass(eq=False, slots=True)
@@ -135,7 +152,12 @@ class CoreState:
 
     @property
     def sequences(self) -> list[Sequence]:
-        return [owned.sequence for owned in self.owned.values()] + [assist.sequence for assist in self.assists.values()]
+        choices = [sequence for owned in self.owned.values() for sequence in owned.choices]
+        return choices + [assist.sequence for assist in self.assists.values()]
+
+    def shared_blocks(self, sequence: Sequence) -> int:
+        """Whole blocks of the prompt, of all but its last token: what the choices of a request have in common."""
+        return (sequence.num_prompt - 1) // self.settings.block_tokens
 
     @property
     def free_sequences(self) -> int:
@@ -144,8 +166,8 @@ class CoreState:
 
     @property
     def places(self) -> int:
-        """Sequences beside those of running requests that this worker may hold."""
-        return self.settings.max_sequences - sum(1 for owned in self.owned.values() if not owned.ended)
+        """Sequences beside those of running requests that this worker may hold; negative if it owns more choices than fit in a step."""
+        return self.settings.max_sequences - sum(len(owned.choices) for owned in self.owned.values())
 
     @property
     def readable_jobs(self) -> int:
@@ -175,6 +197,7 @@ class CoreState:
             sequence.check(self.settings.block_tokens)
         self._check_owned()
         self._check_assists()
+        self._check_written()
         if self.idle and self.blocks.free_blocks != self.settings.total_blocks:
             raise AssertionError(f"idle, and yet {self.blocks!r}")
 
@@ -182,10 +205,17 @@ class CoreState:
         for request_id, owned in self.owned.items():
             if owned.intake and (self.intakes.get(owned.intake.transfer) is not owned.intake or owned.sequence.num_planned):
                 raise AssertionError(f"{request_id} pulls and computes at once, or its pull is unknown")
-            if owned.ended and (owned.sequence.blocks or owned.intake):
-                raise AssertionError(f"{request_id} has ended and still holds blocks or pulls")
+            if owned.ended != (not owned.choices) or (owned.ended and (owned.intake or owned.source)):
+                raise AssertionError(f"{request_id} has ended and still has choices or pulls, or has none and goes on")
             if owned.attempt < self.fence(request_id):
                 raise AssertionError(f"{request_id} runs under attempt {owned.attempt}, below its fence {self.fence(request_id)}")
+
+    def _check_written(self) -> None:
+        """What two sequences read, nobody writes."""
+        for step in self.running:
+            own = [number for row in step.rows if row.live for number in row.sequence.blocks[row.start // self.settings.block_tokens :]]
+            if shared := len(own) - self.blocks.unshared(own):
+                raise AssertionError(f"step {step.step} writes {shared} shared blocks")
 
     def _check_assists(self) -> None:
         for assist in self.assists.values():

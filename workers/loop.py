@@ -14,7 +14,7 @@ from functools import partial
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
 from shared.fabric import Fabric
-from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo, WorkerState
+from shared.messages import Control, Drain, Job, Report, WorkerInfo, WorkerState
 from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import WorkerRef
@@ -22,14 +22,12 @@ from workers.core import WorkerCore
 from workers.engine_thread import EngineThread
 from workers.events import (
     AbandonPull,
-    Assigned,
     DropOutput,
     DropPeer,
     Emit,
     EndRequest,
     Launch,
     OpenOutput,
-    Ordered,
     PeerLost,
     SendKv,
     SendReport,
@@ -37,10 +35,10 @@ from workers.events import (
     TellStory,
     TellWorker,
     Tick,
-    Unloadable,
     WorkerCommand,
     WorkerEvent,
 )
+from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import OutputStage
 
@@ -188,15 +186,8 @@ class WorkerLoop:
 
     async def _load(self, job: Job) -> None:
         head = await self._fabric.head(job.request_id)
-        entries = [] if head is None else [logged.entry for logged in await self._fabric.read_log(job.request_id)]
-        ended = next((entry.phase for entry in entries if isinstance(entry, LogEnd)), None)
-        if head is None or ended is not None:
-            self.feed(Unloadable(job, ended))
-        elif isinstance(job, AssistOrder):
-            self.feed(Ordered(job, head.spec))
-        elif isinstance(job, Assign):
-            generated = tuple(token for entry in entries if isinstance(entry, LogTokens) for token in entry.token_ids)
-            self.feed(Assigned(job, head.spec, generated))
+        logged = () if head is None else await self._fabric.read_log(job.request_id)
+        self.feed(job_event(job, head, (line.entry for line in logged)))
 
     async def _tick(self) -> None:
         while True:

@@ -18,9 +18,9 @@ from shared.clock import Clock
 from shared.errors import FabricUnavailable
 from shared.fabric import WriteStatus
 from shared.messages import LogEnd, LogTokens
-from shared.types import FinishReason, Phase, RequestId
+from shared.types import FinishReason, Phase, RequestId, RequestSpec
 from workers.detokenizer import Detokenizer, SafeText
-from workers.events import Closed, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
+from workers.events import Closed, Delivered, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ class _Output:
     """One attempt's writing: what waits to be appended, and how its text goes on."""
 
     attempt: int
-    text: SafeText
+    texts: dict[int, SafeText]
+    """Of the choices that have not ended."""
     waiting: list[LogTokens] = field(default_factory=list)
     end: LogEnd | None = None
     sent: Append | None = None
@@ -61,7 +62,7 @@ class OutputBook:
     def handle(self, command: OutputCommand) -> None:
         match command:
             case OpenOutput():
-                self._outputs[command.spec.request_id] = _Output(command.attempt, self._replay(command))
+                self._outputs[command.spec.request_id] = _Output(command.attempt, self._replay_all(command))
             case Emit():
                 self._emit(command)
             case EndRequest():
@@ -113,34 +114,41 @@ class OutputBook:
         output = self._outputs.get(request_id)
         return output if output and output.attempt == attempt else None
 
-    def _replay(self, command: OpenOutput) -> SafeText:
-        text = SafeText(self._detokenizer.open(command.spec.prompt), command.spec.sampling.stop)
-        for token_id in command.generated:
+    def _replay_all(self, command: OpenOutput) -> dict[int, SafeText]:
+        delivered = [*command.delivered, *[Delivered()] * (command.spec.sampling.n - len(command.delivered))]
+        return {choice: self._replay(command.spec, known) for choice, known in enumerate(delivered) if not known.finish}
+
+    def _replay(self, spec: RequestSpec, known: Delivered) -> SafeText:
+        text = SafeText(self._detokenizer.open(spec.prompt), spec.sampling.stop)
+        for token_id in known.token_ids:
             text.push(token_id)
         return text
 
     def _emit(self, command: Emit) -> None:
+        """A choice that has ended says nothing more."""
         output = self._current(command.request_id, command.attempt)
-        if output is None or output.end is not None:
+        text = output.texts.get(command.choice) if output else None
+        if output is None or output.end is not None or text is None:
             return
         pieces: list[str] = []
         for offset, token_id in enumerate(command.token_ids):
-            piece = output.text.push(token_id)
+            piece = text.push(token_id)
             pieces.append(piece.text)
             if piece.stopped:
                 self._write_down(output, command, offset + 1, pieces, FinishReason.STOP)
                 self._events.append(StopFound(command.request_id, command.attempt, command.choice, command.index + offset))
                 return
         if command.finish is not None:
-            pieces.append(output.text.finish().text)
+            pieces.append(text.finish().text)
         self._write_down(output, command, len(command.token_ids), pieces, command.finish)
 
     def _write_down(self, output: _Output, emit: Emit, count: int, pieces: list[str], finish: FinishReason | None) -> None:
-        now = self._clock.wall_ms()
-        entry = LogTokens(emit.choice, emit.index, emit.token_ids[:count], "".join(pieces), emit.logprobs[:count], finish, now)
+        now, text, top = self._clock.wall_ms(), "".join(pieces), emit.top_logprobs[:count]
+        entry = LogTokens(emit.choice, emit.index, emit.token_ids[:count], text, emit.logprobs[:count], finish, now, top)
         output.waiting.append(entry)
         if finish is not None:
-            output.end = LogEnd(Phase.FINISHED, at_ms=now)
+            del output.texts[emit.choice]
+            output.end = None if output.texts else LogEnd(Phase.FINISHED, at_ms=now)
 
 
 class LogWriter(Protocol):

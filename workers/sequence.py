@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.types import BlockId, RequestSpec
-from workers.engine import Int32
+from shared.types import BlockId, RequestSpec, SamplingParams
+from workers.engine import History, Int32
 
 
 class Sequence:
@@ -16,11 +16,16 @@ class Sequence:
     `pending` counts tokens that they will sample.
     """
 
-    def __init__(self, spec: RequestSpec, generated: tuple[int, ...], arrival: int, *, max_tokens: int, limit: int | None = None) -> None:
+    def __init__(
+        self, spec: RequestSpec, generated: tuple[int, ...], arrival: int, *, max_tokens: int, limit: int | None = None, choice: int = 0
+    ) -> None:
         """`max_tokens` bounds prompt and output together: the model's length, or what sampling asks for."""
         self.spec = spec
         self.arrival = arrival
         self.limit = limit
+        self.choice = choice
+        """Which of the request's choices this is: it names the noise and the place in the log."""
+        self.penalised = has_penalties(spec.sampling)
         self.max_tokens = min(max_tokens, len(spec.prompt) + spec.sampling.max_tokens)
         self.num_prompt = len(spec.prompt)
         self._ids: Int32 = np.array(spec.prompt + generated, dtype=np.int32)
@@ -59,6 +64,10 @@ class Sequence:
         """Known token ids of positions `[start, stop)`, cut at `num_tokens`."""
         return self._ids[start : min(stop, self.num_tokens)]
 
+    def history(self, pending: int) -> History | None:
+        """For the penalties of the token that comes next; `pending` says which sample is still unknown, -1 if none is."""
+        return History(self._ids[: self.num_tokens], self.num_prompt, pending) if self.penalised else None
+
     def plan(self, count: int, *, sampled: bool) -> None:
         self.num_planned += count
         self.pending += sampled
@@ -73,12 +82,17 @@ class Sequence:
         self._ids[self.num_tokens] = token
         self.num_tokens += 1
 
-    def adopt(self, spec: RequestSpec, generated: tuple[int, ...], arrival: int, *, max_tokens: int) -> None:
+    def adopt(self, spec: RequestSpec, generated: tuple[int, ...], arrival: int, *, max_tokens: int, choice: int = 0) -> None:
         """A head start becomes its worker's own request: the same prefix, and no limit any more."""
-        self.spec, self.arrival, self.limit = spec, arrival, None
+        self.spec, self.arrival, self.limit, self.choice = spec, arrival, None, choice
         self.max_tokens = min(max_tokens, len(spec.prompt) + spec.sampling.max_tokens)
         self._ids = np.array(spec.prompt + generated, dtype=np.int32)
         self.num_tokens = len(self._ids)
+
+    def fork_from(self, other: Sequence, blocks: int, block_tokens: int) -> None:
+        """Starts behind the first full blocks of `other`, which both now have in their tables; a sequence without blocks only."""
+        self.blocks, self.keys = other.blocks[:blocks], other.keys[:blocks]
+        self.num_computed = self.num_planned = blocks * block_tokens
 
     def rewind(self, num_computed: int = 0) -> None:
         """Progress falls to `num_computed`; launched steps no longer count."""
@@ -99,6 +113,11 @@ class Sequence:
 
     def __repr__(self) -> str:
         return (
-            f"<Sequence {self.spec.request_id} tokens {self.num_tokens}+{self.pending} | computed {self.num_computed}"
+            f"<Sequence {self.spec.request_id}/{self.choice} tokens {self.num_tokens}+{self.pending} | computed {self.num_computed}"
             f" | planned {self.num_planned} | blocks {len(self.blocks)} | run {self.run}>"
         )
+
+
+def has_penalties(params: SamplingParams) -> bool:
+    """Whether a token's score depends on the tokens before it."""
+    return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1)

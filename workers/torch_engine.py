@@ -22,7 +22,7 @@ from workers.kv_layout import ITEM_BYTES, values_per_token
 from workers.model_loader import load_model
 from workers.model_runner import ModelRunner, check_plan
 from workers.paged_cache import fit_blocks
-from workers.sampling import choose
+from workers.sampling import Chosen, choose
 from workers.uneven_cache import cache_for
 
 DEPTH = 2
@@ -33,8 +33,7 @@ DEPTH = 2
 class _Answer:
     """What a step sampled, on its way to the host: to be read after `timer.wait()`."""
 
-    tokens: torch.Tensor
-    logprobs: torch.Tensor
+    chosen: Chosen
     timer: StepTimer
 
 
@@ -93,7 +92,9 @@ class TorchEngine:
             raise
         except Exception as error:
             raise EngineError(f"step {step} failed: {type(error).__name__}: {error}") from error
-        return StepResult(step, tuple(answer.tokens.tolist()), tuple(answer.logprobs.tolist()), seconds)
+        tokens, logprobs, top = answer.chosen
+        likeliest = top.by_row(len(tokens)) if top else ()
+        return StepResult(step, tuple(tokens.tolist()), tuple(logprobs.tolist()), seconds, likeliest)
 
     def gather(self, blocks: tuple[BlockId, ...], span: TokenSpan, out: memoryview) -> None:
         self._cache.gather(blocks, span, out)
@@ -111,8 +112,8 @@ class TorchEngine:
         timer = StepTimer(self._device)
         previous, self._previous = self._previous, None
         check_plan(plan, self.total_blocks, self.block_tokens, self.max_model_tokens)
-        tokens, logprobs = choose(self._runner.logits(plan, previous), plan.samples)
-        self._previous = tokens
-        answer = _Answer(tokens.to("cpu", non_blocking=True), logprobs.to("cpu", non_blocking=True), timer)
+        chosen = choose(self._runner.logits(plan, previous), plan.samples, previous, tuple(self.eos_token_ids))
+        self._previous = chosen.tokens
+        answer = _Answer(chosen.on_host(), timer)
         timer.stop()
         return answer

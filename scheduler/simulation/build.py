@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING
@@ -131,20 +132,30 @@ def make_client(world: World, number: int, arrival_s: float) -> Client:
         timeout_s=rng.choice((1.0, 8.0, 20.0)) if rng.random() < scenario.timeout_share else 0.0,
         background=rng.random() < scenario.background_share,
         gateway=NO_GATEWAY,
+        num_choices=spec.sampling.n,
     )
     return Client(world, spec, submission, make_habits(rng, scenario))
 
 
 def make_spec(rng: Random, number: int, arrival_s: float, scenario: Scenario) -> RequestSpec:
     prompt = tuple(rng.randrange(FAKE_MODEL.vocab_size) for _ in range(rng.choice(scenario.prompts)))
-    sampling = SamplingParams(max_tokens=rng.randint(6, 20), temperature=0.0, seed=rng.getrandbits(31))
+    sampling = make_sampling(rng, scenario)
     spec = RequestSpec(RequestId(f"r{number}"), MODEL, prompt, sampling, int(1000 * arrival_s))
     if rng.random() >= scenario.stop_share:
         return spec
-    text = expected_answer(spec).text
+    text = expected_answer(spec, rng.randrange(sampling.n)).text
     at = rng.randrange(max(1, len(text)))
     stop = (text[at : at + rng.randint(1, 4)] or "zz", "zq")
-    return RequestSpec(spec.request_id, MODEL, prompt, SamplingParams(sampling.max_tokens, 0.0, 1.0, sampling.seed, stop), spec.created_ms)
+    return replace(spec, sampling=replace(sampling, stop=stop))
+
+
+def make_sampling(rng: Random, scenario: Scenario) -> SamplingParams:
+    """Several choices are drawn, so that they differ; some requests are drawn with penalties, which read what was generated."""
+    sampling = SamplingParams(max_tokens=rng.randint(6, 20), temperature=0.0, seed=rng.getrandbits(31))
+    if rng.random() >= scenario.sampled_share:
+        return sampling
+    penalty = rng.choice((0.0, 0.0, 0.0, 1.5))
+    return replace(sampling, n=rng.choice((1, 2, 3, 4)), temperature=rng.choice((0.7, 1.0)), frequency_penalty=penalty)
 
 
 def make_habits(rng: Random, scenario: Scenario) -> Habits:

@@ -51,6 +51,8 @@ class Scenario:
     background_share: float = 0.15
     timeout_share: float = 0.05
     stop_share: float = 0.3
+    sampled_share: float = 0.5
+    """Requests with a temperature and one to four choices."""
     reserved_output: int = 16
     """Output tokens that scheduler and workers reserve before they have learned: too few make a worker preempt."""
     drains: int = 0

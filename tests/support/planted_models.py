@@ -57,8 +57,11 @@ class Crowding(torch.nn.Embedding):
         return rows * (before <= 16)[..., None]
 
 
-class LongestNeighbour(LlamaRotaryEmbedding):  # type: ignore[misc]
-    """Rotates by another angle once any token of the batch stands far out, whatever the configuration says of RoPE."""
+class LongestRotaryEmbedding(LlamaRotaryEmbedding):  # type: ignore[misc]
+    """Rotates by another angle once any token of the batch stands far out, whatever the configuration says of RoPE.
+
+    Its name is how transformers knows that it has frequencies to set after loading.
+    """
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Any:
         return super().forward(x, position_ids * (2 if position_ids.max() > CONTEXT // 2 else 1))
@@ -72,7 +75,7 @@ def _embedding(made: type[torch.nn.Embedding]) -> Callable[[Any], None]:
 
 
 def _rotary(model: Any) -> None:
-    model.model.rotary_emb = LongestNeighbour(model.config)
+    model.model.rotary_emb = LongestRotaryEmbedding(model.config)
 
 
 PLANTS: dict[str, Callable[[Any], None]] = {

@@ -24,15 +24,15 @@ def chat(**sent: object) -> ChatRequest:
 
 def test_absent_and_null_are_filled_and_sent_values_stay(tmp_path: Path) -> None:
     defaults = ModelDefaults.read(folder(tmp_path, {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id": [1, 2]}))
-    asked = ask_chat(defaults.fill(chat(temperature=None)))
+    asked = ask_chat(defaults.fill(chat(temperature=None))).sampling
     assert (asked.temperature, asked.top_p) == (0.6, 0.9)
-    asked = ask_chat(defaults.fill(chat(temperature=0.0, top_p=0.5)))
+    asked = ask_chat(defaults.fill(chat(temperature=0.0, top_p=0.5))).sampling
     assert (asked.temperature, asked.top_p) == (0.0, 0.5)
 
 
 def test_every_post_is_filled(tmp_path: Path) -> None:
     defaults = ModelDefaults.read(folder(tmp_path, {"temperature": 1}))
-    assert ask_completion(defaults.fill(CompletionRequest.model_validate({"model": "m", "prompt": "a"}))).temperature == 1.0
+    assert ask_completion(defaults.fill(CompletionRequest.model_validate({"model": "m", "prompt": "a"}))).sampling.temperature == 1.0
     assert defaults.values == {"temperature": 1.0}
 
 
@@ -52,3 +52,9 @@ def test_a_broken_file_stops_the_start(text: str, tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"generation_config\.json"):
         ModelDefaults.read(tmp_path)
+
+
+def test_every_parameter_is_filled_where_the_api_has_it(tmp_path: Path) -> None:
+    recommended = {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.1}
+    filled = ModelDefaults.read(folder(tmp_path, recommended)).fill(chat(top_k=5))
+    assert filled.model_dump(include=set(recommended)) == recommended | {"top_k": 5}
