@@ -11,7 +11,7 @@ import typer
 
 from shared.logs import FORMATS, LEVELS
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -41,7 +41,7 @@ CeleryUrl = Annotated[
 Pool = Annotated[str, typer.Option(envvar="HEADSTART_POOL", help="Which pool of workers; one model each.")]
 Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory of a transformers model with its tokenizer.")]
 ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", callback=one_of(*DTYPES))]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: the checkpoint's own.", callback=one_of(*DTYPES))]
 LogLevel = Annotated[str, typer.Option(envvar="HEADSTART_LOG_LEVEL", help="debug, info, warning or error.", callback=one_of(*LEVELS))]
 LogFormat = Annotated[
     str,

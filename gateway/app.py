@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import install_error_handlers
 from gateway.limits import MAX_BODY_BYTES, MAX_HEADER_CHARS
+from gateway.model_defaults import ModelDefaults
 from gateway.pools import GatewayFabric, ServedModel
 from gateway.routes import inference_routes, request_routes, response_routes
 from gateway.routes_operator import model_routes, operator_routes, release, tokenizer_routes
@@ -30,7 +31,7 @@ def create_app(
     more: Sequence[ServedModel] = (),
 ) -> FastAPI:
     """The gateway over fabrics and tokenizers that its caller opened and will close; `more` are further models."""
-    served = ServedModel(settings.served_model_name, fabric, tokenizer, settings.model_tokens)
+    served = ServedModel(settings.served_model_name, fabric, tokenizer, settings.model_tokens, ModelDefaults.read(settings.model))
     gateway = Gateway(settings, (served, *more), clock)
 
     @asynccontextmanager

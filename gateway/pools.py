@@ -14,6 +14,7 @@ from gateway.folds import fold_of
 from gateway.follower import Follower, Logs
 from gateway.listeners import Listeners
 from gateway.metrics import Metrics
+from gateway.model_defaults import NO_DEFAULTS, ModelDefaults
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Encoder
 from shared.errors import FabricError
@@ -43,6 +44,7 @@ class ServedModel:
     encoder: Encoder
     model_tokens: int
     """Most tokens of prompt and output together."""
+    defaults: ModelDefaults = NO_DEFAULTS
 
 
 class ModelPool:
@@ -53,6 +55,7 @@ class ModelPool:
         self.fabric = served.fabric
         self.encoder = served.encoder
         self.model_tokens = served.model_tokens
+        self.defaults = served.defaults
         self.members: tuple[WorkerInfo, ...] = ()
         """As of the last look."""
         self._watch_s = settings.watch_s

@@ -7,6 +7,7 @@ import asyncio
 import uvicorn
 
 from gateway.app import create_app
+from gateway.model_defaults import ModelDefaults
 from gateway.pools import ServedModel
 from gateway.server import run_app
 from gateway.settings import GatewaySettings, model_length
@@ -29,7 +30,11 @@ async def serve(settings: GatewaySettings) -> None:
         # One connection for all pools: their keys differ, the server does not.
         more = [
             ServedModel(
-                extra.name, RedisFabric(fabric.connection, Keys(PoolId(extra.pool)), fabric.settings), tokenizer, model_length(extra.model)
+                extra.name,
+                RedisFabric(fabric.connection, Keys(PoolId(extra.pool)), fabric.settings),
+                tokenizer,
+                model_length(extra.model),
+                ModelDefaults.read(extra.model),
             )
             for extra, tokenizer in zip(settings.extra_models, tokenizers[1:], strict=True)
         ]

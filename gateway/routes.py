@@ -26,12 +26,12 @@ def inference_routes(gateway: Gateway) -> APIRouter:
     @router.post("/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
         caller = desk.caller(request, body)
-        return await desk.answer(request, ask_chat(body), caller)
+        return await desk.answer(request, ask_chat(gateway.with_defaults(body)), caller)
 
     @router.post("/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         caller = desk.caller(request, body)
-        return await desk.answer(request, ask_completion(body), caller)
+        return await desk.answer(request, ask_completion(gateway.with_defaults(body)), caller)
 
     return router
 
@@ -45,7 +45,7 @@ def response_routes(gateway: Gateway) -> APIRouter:
         gateway.pool_of(body.model)
         previous = body.previous_response_id or ""
         before = await desk.conversations.before(previous, caller.owner_key) if previous else []
-        return await desk.answer(request, ask_response(body, before, bare_id(previous)), caller)
+        return await desk.answer(request, ask_response(gateway.with_defaults(body), before, bare_id(previous)), caller)
 
     @router.get("/{response_id}")
     async def retrieve(response_id: str, request: Request, stream: bool = False, starting_after: StartingAfter = -1) -> Response:

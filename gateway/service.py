@@ -10,6 +10,7 @@ from gateway.auth import Keyring
 from gateway.bundle import BundleFold, part_id
 from gateway.fold import ApiHead, Fold, Kind, vanished
 from gateway.intake import Intake
+from gateway.model_defaults import Body
 from gateway.pools import GatewayFabric, ModelPool, ServedModel
 from gateway.session import Session, open_session
 from gateway.settings import GatewaySettings
@@ -70,6 +71,10 @@ class Gateway:
             there = ", ".join(f"'{name}'" for name in self.pools)
             raise NotFound(f"The model '{model}' does not exist: this server has {there}.", "model", "model_not_found")
         return self.pools[model]
+
+    def with_defaults(self, body: Body) -> Body:
+        """`body`, with what its model recommends where it says nothing. Raises `NotFound`."""
+        return self.pool_of(body.model).defaults.fill(body)
 
     def intake_of(self, model: str) -> Intake:
         """Raises `NotFound`."""

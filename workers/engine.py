@@ -19,7 +19,8 @@ TopLogprobs = tuple[tuple[int, float], ...]
 class KVSpec:
     """What one token's KV is, as it goes over the wire.
 
-    The wire layout of one granule is `[layer][K then V][64 tokens][kv_head][head_dim]` in `dtype`, granules in order.
+    The wire layout of one granule is `[layer][K then V][64 tokens][kv_head][head_dim]` in `dtype`, granules in order. Where
+    layers or K and V differ in shape, `shapes` says each layer's own; `kv_heads` and `head_dim` are then the first keys'.
     """
 
     layers: int
@@ -31,6 +32,8 @@ class KVSpec:
     """`layers * 2 * kv_heads * head_dim * itemsize`, or what a fake engine moves."""
     fingerprint: bytes
     """Digest of weights, position settings, layer groups, wire dtype and wire version. Not of block size or device."""
+    shapes: tuple[tuple[int, int, int], ...] = ()
+    """`(kv_heads, key width, value width)` of every layer; empty if all are `(kv_heads, head_dim, head_dim)`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

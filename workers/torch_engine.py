@@ -19,11 +19,12 @@ from workers.attention import PagedAttention
 from workers.device import StepTimer, usable_device
 from workers.engine import StepPlan, StepResult
 from workers.grammar import Grammars
-from workers.kv_layout import ITEM_BYTES
+from workers.kv_layout import ITEM_BYTES, values_per_token
 from workers.model_loader import load_model
 from workers.model_runner import ModelRunner, check_plan
-from workers.paged_cache import PagedCache, fit_blocks
+from workers.paged_cache import fit_blocks
 from workers.sampling import Chosen, choose
+from workers.uneven_cache import cache_for
 
 DEPTH = 2
 """Plans that may be outstanding."""
@@ -49,7 +50,7 @@ class TorchEngine:
     """`workers.engine.Engine` over torch and transformers.
 
     `kv_bytes` bounds the cache (by default a share of the free memory), `max_model_tokens` the context (by default what
-    the model allows), `wire_dtype` is by default the checkpoint's dtype. Raises `ConfigError` for a bad option or missing
+    the model allows), `dtype` `auto` and an absent `wire_dtype` are the checkpoint's own. Raises `ConfigError` for a bad option or missing
     files, `ModelRefused` for a model that would be served wrong.
     """
 
@@ -70,9 +71,10 @@ class TorchEngine:
         self.block_tokens = block_tokens
         self.max_model_tokens = loaded.max_model_tokens
         self.eos_token_ids = loaded.eos_token_ids
-        block_bytes = block_tokens * 2 * self.kv.layers * self.kv.kv_heads * self.kv.head_dim * ITEM_BYTES[dtype]
+        dtype = loaded.dtype
+        block_bytes = block_tokens * values_per_token(self.kv) * ITEM_BYTES[dtype]
         self.total_blocks = fit_blocks(block_bytes, block_tokens, kv_bytes, self._device)
-        self._cache = PagedCache(self.kv, block_tokens, self.total_blocks, getattr(torch, dtype), self._device)
+        self._cache = cache_for(self.kv, block_tokens, self.total_blocks, getattr(torch, dtype), self._device)
         self._runner = ModelRunner(loaded.model, PagedAttention(self._cache, loaded.layers))
         self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._launched: deque[tuple[int, Future[_Answer]]] = deque()
