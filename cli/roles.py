@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,8 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     served_model_name: ServedName = "",
     api_key: ApiKeys = None,
+    api_keys_file: Annotated[Path | None, typer.Option(help="A file of API keys, one a line.")] = None,
+    extra_model: Annotated[list[str] | None, typer.Option(help="One more model: NAME=DIRECTORY@POOL; repeatable.")] = None,
     no_auth: NoAuth = False,
     max_model_tokens: Annotated[int, typer.Option(min=0, help="Prompt and output together; 0: as the model's config.json says.")] = 0,
     default_max_tokens: Annotated[int, typer.Option(min=1, help="Most output tokens of who asks for no number.")] = 4096,
@@ -25,7 +28,7 @@ def gateway(
     log_level: LogLevel = "info",
 ) -> None:
     """The HTTP door. Any number of them may run."""
-    from gateway.settings import GatewaySettings, api_keys_of
+    from gateway.settings import ExtraModel, GatewaySettings, api_keys_of, keys_in
     from shared import logs
 
     logs.configure("gateway", log_level)
@@ -36,7 +39,8 @@ def gateway(
         host=host,
         port=port,
         pool=pool,
-        api_keys=api_keys_of(api_key or ()),
+        api_keys=(*api_keys_of(api_key or ()), *keys_in(api_keys_file)),
+        extra_models=tuple(map(ExtraModel.parse, extra_model or ())),
         no_auth=no_auth,
         max_model_tokens=max_model_tokens,
         default_max_tokens=default_max_tokens,

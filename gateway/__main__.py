@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.settings import GatewaySettings, api_keys_of
+from gateway.settings import ExtraModel, GatewaySettings, api_keys_of, keys_in
 from shared import logs
 from shared.errors import HeadstartError
 from shared.processes import die_with_parent
@@ -25,6 +25,8 @@ def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, str]:
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--pool", default=os.environ.get("HEADSTART_POOL", "default"))
     parser.add_argument("--api-key", action="append", default=[], help="one that callers may send; repeatable (HEADSTART_API_KEYS: a,b)")
+    parser.add_argument("--api-keys-file", type=Path, help="a file of such keys, one a line")
+    parser.add_argument("--extra-model", action="append", default=[], help="one more model: NAME=DIRECTORY@POOL; repeatable")
     parser.add_argument("--no-auth", action="store_true", help="no keys, although other machines can connect")
     parser.add_argument("--max-model-tokens", type=int, default=0, help="0: as config.json says")
     parser.add_argument("--default-max-tokens", type=int, default=4096)
@@ -37,7 +39,9 @@ def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, str]:
     options["served_model_name"] = options["served_model_name"] or options["model"].name
     in_environment = os.environ.get("HEADSTART_API_KEYS")
     given = options.pop("api_key") or ([in_environment] if in_environment else [])
-    return GatewaySettings(api_keys=api_keys_of(given), **options), level
+    keys = (*api_keys_of(given), *keys_in(options.pop("api_keys_file")))
+    extra = tuple(map(ExtraModel.parse, options.pop("extra_model")))
+    return GatewaySettings(api_keys=keys, extra_models=extra, **options), level
 
 
 def main(arguments: Sequence[str]) -> int:

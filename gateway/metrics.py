@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -23,12 +25,16 @@ LATENCY_BUCKETS = (
 )
 TOKEN_BUCKETS = tuple(float(step * 10**power) for power in range(6) for step in (1, 2, 5))
 
+S = TypeVar("S", Gauge, Histogram, Counter)
+
 
 class Metrics:
     """Every series of this process. Those under `vllm:` mean what vLLM's mean, seen from the front end that accepted the request."""
 
-    def __init__(self, model: str) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, model: str, beside: Metrics | None = None) -> None:
+        """`beside`: another model's of this process, under the same series names."""
+        self.registry: CollectorRegistry = beside.registry if beside else CollectorRegistry()
+        self._families: dict[str, Gauge | Histogram | Counter] = beside._families if beside else {}
         self._model = model
         self.running = self._gauge("vllm:num_requests_running", "Requests that have their first token and have not ended.")
         self.waiting = self._gauge("vllm:num_requests_waiting", "Accepted requests that have no token yet.")
@@ -59,13 +65,20 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, ["model_name"], registry=self.registry).labels(self._model)
+        return self._family(name, lambda: Gauge(name, text, ["model_name"], registry=self.registry)).labels(self._model)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, ["model_name"], buckets=buckets, registry=self.registry).labels(self._model)
+        made = self._family(name, lambda: Histogram(name, text, ["model_name"], buckets=buckets, registry=self.registry))
+        return made.labels(self._model)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, ["model_name", *labels], registry=self.registry)
+        return self._family(name, lambda: Counter(name, text, ["model_name", *labels], registry=self.registry))
+
+    def _family(self, name: str, make: Callable[[], S]) -> S:
+        """A series is registered once, whatever the number of models."""
+        if name not in self._families:
+            self._families[name] = make()
+        return cast("S", self._families[name])
 
 
 @dataclass(slots=True)

@@ -95,6 +95,19 @@ class LoggedEntry:
     entry: LogEntry
 
 
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """What the pool's keys say of its state, for probes and people."""
+
+    leader: str
+    """The candidate that holds the lease; empty: nobody leads."""
+    live: int
+    """Accepted requests that have not ended."""
+    waiting: int
+    """Those of them that nobody owns."""
+    predicted_wait_s: float
+
+
 class Fabric(Protocol):
     # -- submission (gateway)
     async def create_log(self, head: LogHead) -> None: ...

@@ -138,7 +138,7 @@ class _State:
 
 def reserved_bytes(submission: Submission) -> int:
     """What a submission reserves for its log until it is closed: a bound, not a measurement."""
-    return 4096 + 16 * (submission.num_prompt + submission.max_tokens)
+    return 4096 + 16 * (submission.num_prompt + submission.max_tokens * submission.num_choices)
 
 
 Watcher = Callable[[str, str], None]

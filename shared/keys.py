@@ -77,10 +77,10 @@ TABLE: tuple[KeyRow, ...] = (
     KeyRow(
         "hs:{<pool>:l<shard>}:head:<id>",
         "hash",
-        "a log's head: prompt, fence, next indices, end",
+        "a log's head: prompt, stored input items, fence, next indices, end",
         "gateway; scheduler raises the fence",
         "owner, gateway",
-        f"{LIVE}; `retention_s` after its end",
+        f"{LIVE}; `retention_s` after its end, or after a response that goes on from it",
     ),
     KeyRow(
         "hs:{<pool>:l<shard>}:log:<id>",

@@ -44,6 +44,12 @@ class RedisLog(RedisBase):
         keys = self.keys.log(request_id)
         await self.connection.command("DEL", keys.head, keys.entries, keys.story)
 
+    async def retain(self, request_ids: Sequence[RequestId]) -> None:
+        """Ended logs that a conversation goes on from are kept for one more retention time; what lives longer stays as it is."""
+        seconds = self.settings.retention_s
+        keys = [key for keys in map(self.keys.log, request_ids) for key in (keys.head, keys.entries)]
+        await self.connection.pipeline([("EXPIRE", key, seconds, "GT") for key in keys])
+
     async def head(self, request_id: RequestId) -> LogHead | None:
         raw, fence = await self.connection.command("HMGET", self.keys.log(request_id).head, "head", "fence")
         return None if raw is None else replace(decode(raw, LogHead), fence=int(fence))

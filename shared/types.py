@@ -87,7 +87,7 @@ class SamplingParams:
     min_tokens: int = 0
     """No end-of-sequence token before so many generated tokens."""
     grammar: str = ""
-    """What the answer must match, as JSON text (see `workers/grammar.py`); empty: anything."""
+    """What the answer must match, as JSON text (see `shared/grammar.py`); empty: anything."""
 
 
 @dataclass(frozen=True, slots=True)

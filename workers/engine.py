@@ -54,7 +54,7 @@ class Sample:
     index: int
     """Index of the sampled token among the choice's generated tokens."""
     history: History | None = None
-    """Given where `params` has penalties."""
+    """Given where `params` has penalties or a grammar."""
     allowed: Int32 | None = None
     """[ceil(V / 32)]: bit `v % 32` of word `v // 32` is set where the grammar allows token `v`; None: all are."""
 

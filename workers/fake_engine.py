@@ -28,6 +28,7 @@ from shared.profile import Profile, StepShape
 from shared.types import BlockId, SamplingParams, TokenSpan
 from workers.engine import Int32, KVSpec, Sample, StepPlan, StepResult, TopLogprobs
 from workers.fake_sampling import Drawn, is_plain, likeliest, log_softmax, pick
+from workers.grammar_binding import GrammarBinder, NoGrammars
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -109,9 +110,17 @@ class FakeModel:
 
 
 def reference_tokens(
-    prompt: tuple[int, ...], sampling: SamplingParams, model: FakeModel | None = None, *, choice: int = 0
+    prompt: tuple[int, ...],
+    sampling: SamplingParams,
+    model: FakeModel | None = None,
+    *,
+    choice: int = 0,
+    allowed: Callable[[tuple[int, ...]], Int32] | None = None,
 ) -> tuple[int, ...]:
-    """The whole answer to a prompt, to EOS or length, from the definition alone: the oracle of every test."""
+    """The whole answer to a prompt, to EOS or length, from the definition alone: the oracle of every test.
+
+    `allowed` gives the mask of a grammar behind an answer's beginning.
+    """
     model = model or FakeModel()
     tokens, answer = list(prompt), list[int]()
     word, total = model.root, 0
@@ -123,7 +132,8 @@ def reference_tokens(
             continue
         if len(tokens) == longest:
             break
-        tokens.append(model.choose(total, sampling, choice, Drawn(len(answer), prompt, answer))[0])
+        drawn = Drawn(len(answer), prompt, answer, allowed(tuple(answer)) if allowed else None)
+        tokens.append(model.choose(total, sampling, choice, drawn)[0])
         answer.append(tokens[-1])
         if tokens[-1] in model.eos_token_ids and not sampling.ignore_eos:
             break
@@ -173,6 +183,7 @@ class FakeEngine:
         profile: Profile | None = None,
         sleep: Callable[[float], None] | None = None,
         fault: Callable[[StepPlan], str | None] | None = None,
+        grammars: GrammarBinder | None = None,
     ) -> None:
         self.model = model or FakeModel()
         self.kv = self.model.kv
@@ -183,6 +194,7 @@ class FakeEngine:
         self._profile = profile
         self._sleep = sleep
         self._fault = fault
+        self._grammars = grammars or NoGrammars()
         self._cache: UInt64 = np.zeros((total_blocks * block_tokens, WORDS), dtype=np.uint64)
         self._launched: deque[StepPlan] = deque()
         self._sampled: tuple[int, ...] = ()
@@ -251,7 +263,8 @@ class FakeEngine:
         """Each sampled row hashes its sequence's whole cache."""
         rows = np.searchsorted(plan.starts, [sample.row for sample in plan.samples], side="right") - 1
         prefixes = [self._prefix_hash(plan.block_tables[row], int(plan.contexts[row])) for row in rows]
-        pairs = zip(prefixes, plan.samples, strict=True)
+        bound = self._grammars.bind(plan.samples, lambda: self._sampled)
+        pairs = zip(prefixes, bound.result() if bound else plan.samples, strict=True)
         return [self.model.choose(prefix, sample.params, sample.choice, self._drawn(sample)) for prefix, sample in pairs]
 
     def _drawn(self, sample: Sample) -> Drawn:
@@ -289,6 +302,7 @@ class FakeEngine:
 
     def close(self) -> None:
         self._launched.clear()
+        self._grammars.close()
 
 
 def shape_of(plan: StepPlan) -> StepShape:

@@ -22,7 +22,7 @@ def edit_logits(logits: torch.Tensor, samples: Sequence[Sample], previous: torch
     biased = [row for row, sample in enumerate(samples) if sample.params.logit_bias]
     bound = [row for row, sample in enumerate(samples) if sample.allowed is not None]
     held = [row for row, sample in enumerate(samples) if sample.index < sample.params.min_tokens] if eos else []
-    penalised = [row for row, sample in enumerate(samples) if sample.history is not None]
+    penalised = [row for row, sample in enumerate(samples) if sample.history is not None and _penalties(sample) != (1.0, 0.0, 0.0)]
     if not (biased or bound or held or penalised):
         return logits
     edited = logits.clone()

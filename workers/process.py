@@ -22,6 +22,7 @@ from workers.core import WorkerCore
 from workers.engine import Engine
 from workers.engine_thread import EngineThread
 from workers.fake_engine import BYTES_PER_TOKEN, FakeEngine, FakeModel
+from workers.grammar import Grammars
 from workers.hf_detokenizer import HfDetokenizer
 from workers.loop import LoopSettings, WorkerLoop
 from workers.mover import Mover
@@ -136,7 +137,10 @@ def _fake(settings: WorkerProcessSettings) -> Engine:
         repeats=settings.fake_kv_repeats,
     )
     total_blocks = min(settings.kv_bytes // (model.kv.bytes_per_token * settings.block_tokens), 65536)
-    return FakeEngine(model, block_tokens=settings.block_tokens, total_blocks=total_blocks, profile=FAKE_PROFILE, sleep=time.sleep)
+    grammars = Grammars(settings.model / "tokenizer.json", model.eos_token_ids)
+    return FakeEngine(
+        model, block_tokens=settings.block_tokens, total_blocks=total_blocks, profile=FAKE_PROFILE, sleep=time.sleep, grammars=grammars
+    )
 
 
 def _real(settings: WorkerProcessSettings) -> Engine:

@@ -25,7 +25,7 @@ class Sequence:
         self.limit = limit
         self.choice = choice
         """Which of the request's choices this is: it names the noise and the place in the log."""
-        self.penalised = has_penalties(spec.sampling)
+        self.remembers = has_penalties(spec.sampling) or bool(spec.sampling.grammar)
         self.max_tokens = min(max_tokens, len(spec.prompt) + spec.sampling.max_tokens)
         self.num_prompt = len(spec.prompt)
         self._ids: Int32 = np.array(spec.prompt + generated, dtype=np.int32)
@@ -65,8 +65,8 @@ class Sequence:
         return self._ids[start : min(stop, self.num_tokens)]
 
     def history(self, pending: int) -> History | None:
-        """For the penalties of the token that comes next; `pending` says which sample is still unknown, -1 if none is."""
-        return History(self._ids[: self.num_tokens], self.num_prompt, pending) if self.penalised else None
+        """For the penalties and the grammar of the token that comes next; `pending` says which sample is still unknown, -1 if none is."""
+        return History(self._ids[: self.num_tokens], self.num_prompt, pending) if self.remembers else None
 
     def plan(self, count: int, *, sampled: bool) -> None:
         self.num_planned += count

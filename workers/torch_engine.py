@@ -18,6 +18,7 @@ from shared.types import BlockId, TokenSpan
 from workers.attention import PagedAttention
 from workers.device import StepTimer, usable_device
 from workers.engine import StepPlan, StepResult
+from workers.grammar import Grammars
 from workers.kv_layout import ITEM_BYTES
 from workers.model_loader import load_model
 from workers.model_runner import ModelRunner, check_plan
@@ -32,8 +33,16 @@ DEPTH = 2
 class _Answer:
     """What a step sampled, on its way to the host: to be read after `timer.wait()`."""
 
+    on_device: torch.Tensor
+    """The tokens where the next step takes them from."""
     chosen: Chosen
     timer: StepTimer
+
+    def known(self) -> list[int]:
+        """Waits for the tokens."""
+        self.timer.wait()
+        ids: list[int] = self.chosen.tokens.tolist()
+        return ids
 
 
 class TorchEngine:
@@ -67,8 +76,9 @@ class TorchEngine:
         self._runner = ModelRunner(loaded.model, PagedAttention(self._cache, loaded.layers))
         self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._launched: deque[tuple[int, Future[_Answer]]] = deque()
-        self._previous: torch.Tensor | None = None
-        """Tokens that the last step sampled, on the device; None if it failed. Used by the model's thread alone."""
+        self._previous: _Answer | None = None
+        """What the last step sampled; None if it failed. Used by the model's thread alone."""
+        self._grammars = Grammars(Path(model_path) / "tokenizer.json", loaded.eos_token_ids)
         self._name = f"{loaded.model.config.model_type} {dtype} {device}"
 
     def __repr__(self) -> str:
@@ -103,6 +113,7 @@ class TorchEngine:
     def close(self) -> None:
         """Waits for what runs and ends the model's thread. Results that nobody collected are lost."""
         self._model_thread.shutdown(wait=True, cancel_futures=True)
+        self._grammars.close()
         self._launched.clear()
 
     @torch.inference_mode()
@@ -110,8 +121,11 @@ class TorchEngine:
         timer = StepTimer(self._device)
         previous, self._previous = self._previous, None
         check_plan(plan, self.total_blocks, self.block_tokens, self.max_model_tokens)
-        chosen = choose(self._runner.logits(plan, previous), plan.samples, previous, tuple(self.eos_token_ids))
-        self._previous = chosen.tokens
-        answer = _Answer(chosen.on_host(), timer)
+        # The grammars' masks are made while the forward runs.
+        bound = self._grammars.bind(plan.samples, previous.known if previous else list)
+        known = previous.on_device if previous else None
+        logits = self._runner.logits(plan, known)
+        chosen = choose(logits, bound.result() if bound else plan.samples, known, tuple(self.eos_token_ids))
+        self._previous = _Answer(chosen.tokens, chosen.on_host(), timer)
         timer.stop()
-        return answer
+        return self._previous

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from gateway.service import GatewayFabric
+from gateway.pools import GatewayFabric
 from shared.clock import Clock, SystemClock
 from shared.errors import FabricUnavailable
-from shared.fabric import LoggedEntry
+from shared.fabric import LoggedEntry, PoolStatus
 from shared.fabric_model import FabricModel
-from shared.types import RequestId
+from shared.request import TERMINAL
+from shared.types import Phase, RequestId
 from tests.support.fake_owner import OwnerFabric
 
 
@@ -27,6 +28,7 @@ class ModelFabric:
         self.down = False
         self.deaf = False
         self.calls: list[str] = []
+        self.retained: list[RequestId] = []
         self._hints: list[asyncio.Queue[tuple[RequestId, ...]]] = []
 
     def as_fabric(self) -> BothEnds:
@@ -45,6 +47,21 @@ class ModelFabric:
     async def read_logs(self, after: Mapping[RequestId, str]) -> dict[RequestId, tuple[LoggedEntry, ...]]:
         self._reach("read_logs")
         return {request_id: self.model.read_log(request_id, position) for request_id, position in after.items()}
+
+    async def discard_log(self, request_id: RequestId) -> None:
+        self._reach("discard_log")
+        self.model._state.logs.pop(request_id, None)
+        self.model._state.stories.pop(request_id, None)
+
+    async def retain(self, request_ids: Sequence[RequestId]) -> None:
+        self._reach("retain")
+        self.retained.extend(request_ids)
+
+    async def pool_status(self) -> PoolStatus:
+        self._reach("pool_status")
+        state = self.model._state
+        phases = [held.record.phase for held in state.held.values() if held.record.phase not in TERMINAL]
+        return PoolStatus(state.lease.candidate, len(phases), phases.count(Phase.QUEUED), state.load.predicted_wait_s)
 
     async def wakeups(self) -> AsyncIterator[tuple[RequestId, ...]]:
         self._reach("wakeups")
