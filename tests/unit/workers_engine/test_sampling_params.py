@@ -176,7 +176,7 @@ CHI_SQUARE = {2: 15.20, 3: 17.73, 4: 20.00, 5: 22.11, 7: 26.02}
     ],
 )
 def test_samples_follow_the_truncated_softmax(params: dict[str, Any], kept: int) -> None:
-    count = 20_000
+    count = 8_000
     tokens = choose(torch.tensor(LOGITS).expand(count, -1), [make_sample(index, **params) for index in range(count)]).tokens
     scores = torch.tensor([LOGITS], dtype=torch.float64) / params.get("temperature", 1.0)
     truncate(scores, [SamplingParams(9, **params)])
