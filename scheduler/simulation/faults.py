@@ -204,14 +204,16 @@ def _enablers(step: Step, rng: Random) -> tuple[PlannedFault, ...]:
 def _scenario(step: Step, rng: Random) -> Scenario:
     tight = step is Step.WORKER_PREEMPTING or rng.random() < 0.15
     pulls = step in _TRANSFER_STEPS
+    # Late bytes do harm only in a block that somebody else fills by then.
+    bytes_go_wrong = step is Step.TRANSFER
     crowded = step is Step.WORKER_PREEMPTING
     return Scenario(
         requests=7 if pulls else rng.randint(5, 7),
-        stragglers=4 if pulls else rng.choice((0, 0, 2)),
+        stragglers=8 if bytes_go_wrong else 4 if pulls else rng.choice((0, 0, 2)),
         arrivals_per_s=40.0 if pulls or tight or step in _CANCEL_STEPS else rng.choice((4.0, 12.0, 40.0)),
         high_ends=2 if rng.random() < 0.2 and not pulls else 1,
         prompts=_ALMOST_FULL if crowded else _ANY,
-        high_blocks=33 if crowded else rng.randint(28, 36) if tight else 48 if pulls else 96,
+        high_blocks=33 if crowded else rng.randint(28, 36) if tight else 36 if bytes_go_wrong else 48 if pulls else 96,
         low_blocks=rng.choice((32, 64)),
         depth=rng.choice((1, 2)),
         reserved_output=2 if tight else 16,
