@@ -1,10 +1,10 @@
 """What a cached prefix is worth: TTFT of a second request whose first 4,096 tokens are those of the first, through the whole system.
 
-    python -m benchmarks.prefix_cache [--prefix 4096] [--rounds 7] [--layers 8] [--hidden 512] [--threads 2]
+    python -m benchmarks.prefix_cache [--prefix 4096] [--rounds 7] [--layers 4] [--hidden 384] [--threads 2]
 
 A gateway, a scheduler and one worker with a random Llama, as `headstart up` launches them. In each round a new shared prompt is
-sent twice with unlike ends by one tenant, then by another: the second is fast, the other tenant's is as slow as the first. The
-same prompts then go to a worker without the cache: the answers must be the same, token by token (float32, greedy).
+sent twice with unlike ends by one tenant, then by another: the second is fast, the other tenant's is as slow as the first. In
+turns with it the same prompts go to a second such system without the cache: the answers must be the same (float32, greedy).
 """
 
 from __future__ import annotations
@@ -59,15 +59,14 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), options)
-        with_cache = asyncio.run(measure(Path(folder), options, ()))
-        without = asyncio.run(measure(Path(folder), options, ("--no-prefix-cache",)))
+        with_cache, without = asyncio.run(measure(Path(folder), options))
     check(with_cache, without, options.prefix)
     write_rows("prefix_cache", rows(with_cache, without, options.prefix))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="TTFT with and without a cached prefix")
-    for name, default in (("prefix", 4096), ("rounds", 7), ("layers", 8), ("hidden", 512), ("threads", 2)):
+    for name, default in (("prefix", 4096), ("rounds", 7), ("layers", 4), ("hidden", 384), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()
 
@@ -96,11 +95,14 @@ def save_model(folder: Path, options: argparse.Namespace) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-async def measure(model: Path, options: argparse.Namespace, worker_options: tuple[str, ...]) -> list[Round]:
-    """All rounds on one worker; the first, cold, is dropped."""
-    rng = random.Random(0)
-    async with running(model, options, worker_options) as client:
-        return [await one_round(client, rng, options.prefix) for _ in range(options.rounds + 1)][1:]
+async def measure(model: Path, options: argparse.Namespace) -> tuple[list[Round], list[Round]]:
+    """All rounds with the cache and without it, in turns; the first, cold, is dropped."""
+    with_cache, without = list[Round](), list[Round]()
+    async with running(model, options, ()) as ours, running(model, options, ("--no-prefix-cache",)) as plain:
+        for number in range(options.rounds + 1):
+            with_cache.append(await one_round(ours, random.Random(number), options.prefix))
+            without.append(await one_round(plain, random.Random(number), options.prefix))
+    return with_cache[1:], without[1:]
 
 
 @asynccontextmanager
