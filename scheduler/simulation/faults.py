@@ -206,6 +206,7 @@ def _enablers(step: Step, rng: Random) -> tuple[PlannedFault, ...]:
 def _scenario(step: Step, rng: Random) -> Scenario:
     tight = step is Step.WORKER_PREEMPTING or rng.random() < 0.15
     pulls = step in _TRANSFER_STEPS
+    # Late bytes do harm only in a block that somebody else fills by then.
     crowded = step is Step.WORKER_PREEMPTING
     return Scenario(
         requests=7 if pulls else rng.randint(5, 7),
