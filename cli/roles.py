@@ -40,6 +40,7 @@ def gateway(
     no_auth: NoAuth = False,
     max_model_tokens: Annotated[int, typer.Option(min=0, help="Prompt and output together; 0: as the model's config.json says.")] = 0,
     default_max_tokens: Annotated[int, typer.Option(min=1, help="Most output tokens of who asks for no number.")] = 4096,
+    tool_call_format: Annotated[str, typer.Option(help="hermes, llama3 or generic; by default what the model's chat template says.")] = "",
     shutdown_s: Annotated[float, typer.Option(min=0, help="How long open streams may go on after SIGTERM.")] = 30.0,
     log_level: LogLevel = "info",
     log_format: LogFormat = "",
@@ -62,6 +63,7 @@ def gateway(
         no_auth=no_auth,
         max_model_tokens=max_model_tokens,
         default_max_tokens=default_max_tokens,
+        tool_call_format=tool_call_format,
         shutdown_s=shutdown_s,
     )
     from gateway.process import run  # after the settings: a bad option is told at once

@@ -30,6 +30,7 @@ def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, tuple[str, str]]:
     parser.add_argument("--no-auth", action="store_true", help="no keys, although other machines can connect")
     parser.add_argument("--max-model-tokens", type=int, default=0, help="0: as config.json says")
     parser.add_argument("--default-max-tokens", type=int, default=4096)
+    parser.add_argument("--tool-call-format", default="", help="hermes, llama3 or generic; by default what the chat template says")
     parser.add_argument("--ping-s", type=float, default=15.0)
     parser.add_argument("--verify-s", type=float, default=30.0)
     parser.add_argument("--shutdown-s", type=float, default=30.0)

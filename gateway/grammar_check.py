@@ -1,11 +1,13 @@
 """Whether a grammar can be followed, before a request is accepted: with the library that the workers use, and without torch.
 
-Its parser works in fuel, not in time, and its limits are the library's own: a hostile schema is refused after tens of milliseconds.
+A compile works in fuel, not in time: the library's own limits and our bound on the text keep a hostile schema below a second of one
+thread, and what has compiled once is remembered.
 """
 
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -17,54 +19,64 @@ from gateway.tools_plan import Check, Form
 from shared.errors import BadRequest
 from shared.grammar import GrammarError, to_lark
 
-MAX_GRAMMAR_CHARS = 200_000
-"""Of one schema, as JSON."""
-REMEDY = "send a schema without it, or take 'strict' out to have it ignored"
+MAX_GRAMMAR_CHARS = 65_536
+"""Of everything that one answer must match, as JSON."""
+REMEMBERED = 256
+REMEDY = "simplify the schema (where 'strict' is false, keywords that cannot be enforced are ignored)"
 
 
-def check_grammars(checks: Iterable[Check]) -> None:
-    """Raises `BadRequest` that names the parameter. Takes milliseconds: not for an event loop."""
+class Constraint:
+    """Whether answers of one model can be constrained, and by which grammars."""
+
+    def __init__(self, tokenizer: Any, model_dir: Path) -> None:
+        """`tokenizer` is a `tokenizers.Tokenizer`."""
+        self._source = tokenizer
+        self._model_dir = model_dir
+        self._good: OrderedDict[str, None] = OrderedDict()
+
+    def check(self, form: Form, call_format: str) -> None:
+        """Raises `BadRequest`. A first grammar takes a second, another one milliseconds: not for an event loop."""
+        grammar, param = form.grammar(call_format), form.content_param if form.content else "tools"
+        if grammar in self._good:
+            return
+        _need(len(grammar) <= MAX_GRAMMAR_CHARS, f"it is larger than {MAX_GRAMMAR_CHARS} characters", param)
+        tokenizer = self._tokenizer
+        if isinstance(tokenizer, str):
+            raise BadRequest(f"'{param}' cannot be followed: {tokenizer}.", param, "unsupported_parameter")
+        check_each(form.checks())
+        matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(to_lark(grammar)), log_level=0)
+        _need(not matcher.is_error(), _first_line(matcher.get_error()), param)
+        self._remember(grammar)
+
+    def _remember(self, grammar: str) -> None:
+        self._good[grammar] = None
+        while len(self._good) > REMEMBERED:
+            self._good.popitem(last=False)
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer | str:
+        """Or why there is none."""
+        if not _names_an_end(self._model_dir):
+            return "the model names no end-of-sequence token"
+        try:
+            return LLTokenizer(self._source.to_str())
+        except ValueError as error:
+            return f"the model's tokenizer is of a kind that is not known ({error})"
+
+
+def check_each(checks: Iterable[Check]) -> None:
+    """Every schema by itself, so that the error names it. Raises `BadRequest`."""
     for check in checks:
-        if len(check.grammar) > MAX_GRAMMAR_CHARS:
-            message = f"'{check.param}' is larger than {MAX_GRAMMAR_CHARS} characters: send a smaller schema."
-            raise BadRequest(message, check.param, "invalid_value")
         try:
             problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(to_lark(check.grammar)))
         except GrammarError as error:
             problem = str(error)
-        if problem and not problem.startswith("WARNING"):
-            raise BadRequest(f"'{check.param}' cannot be followed: {_first_line(problem)}; {REMEDY}.", check.param, "invalid_schema")
+        _need(not problem or problem.startswith("WARNING"), _first_line(problem), check.param)
 
 
-class Constraint:
-    """Whether answers of one model can be constrained: found out when it is first asked."""
-
-    def __init__(self, tokenizer: Any, model_dir: Path) -> None:
-        """`tokenizer` is a `tokenizers.Tokenizer`."""
-        self._tokenizer = tokenizer
-        self._model_dir = model_dir
-
-    def check(self, form: Form) -> None:
-        """Raises `BadRequest`. Not for an event loop."""
-        param = form.content_param if form.content else "tools"
-        if self._hindrance:
-            raise BadRequest(f"'{param}' cannot be followed by this model: {self._hindrance}.", param, "unsupported_parameter")
-        check_grammars(form.checks())
-
-    @cached_property
-    def _hindrance(self) -> str:
-        return can_constrain(self._tokenizer.to_str(), self._model_dir)
-
-
-def can_constrain(tokenizer_json: str, model_dir: Path) -> str:
-    """Why answers of this model cannot be constrained; empty: they can."""
-    if not _names_an_end(model_dir):
-        return "it names no end-of-sequence token"
-    try:
-        LLTokenizer(tokenizer_json)
-    except ValueError as error:
-        return f"its tokenizer is of a kind that is not known ({error})"
-    return ""
+def _need(holds: bool, problem: str, param: str) -> None:
+    if not holds:
+        raise BadRequest(f"'{param}' cannot be followed: {problem}; {REMEDY}.", param, "invalid_schema")
 
 
 def _names_an_end(model_dir: Path) -> bool:

@@ -21,7 +21,8 @@ from shared.types import PoolId
 async def serve(settings: GatewaySettings) -> None:
     """Serves until SIGTERM or SIGINT, then lets open streams end (at most `shutdown_s`); a second signal ends it at once."""
     tokenizers = [
-        Tokenizer.load(model, settings.tokenizer_threads) for model in (settings.model, *(one.model for one in settings.extra_models))
+        Tokenizer.load(settings.model, settings.tokenizer_threads, settings.tool_call_format),
+        *(Tokenizer.load(one.model, settings.tokenizer_threads) for one in settings.extra_models),
     ]
     stop = asyncio.Event()
     on_stop_signals(stop.set)

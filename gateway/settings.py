@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import ConfigError
+from shared.grammar import CALL_FORMATS
 from shared.types import GatewayId
 
 
@@ -69,6 +70,8 @@ class GatewaySettings:
     shutdown_s: float = 30.0
     """How long open streams may go on after SIGTERM."""
     tokenizer_threads: int = 2
+    tool_call_format: str = ""
+    """How the first model writes tool calls, where its template does not say it: a name in `CALL_FORMATS`."""
     gateway_id: GatewayId = field(default_factory=lambda: GatewayId(f"gw-{secrets.token_hex(6)}"))
     """One life of this process: its listeners hold while it beats."""
 
@@ -82,6 +85,8 @@ class GatewaySettings:
         pools = [self.pool, *(extra.pool for extra in self.extra_models)]
         _need(len(set(names)) == len(names), f"--extra-model: {', '.join(names)} name a model twice")
         _need(len(set(pools)) == len(pools), f"--extra-model: a pool serves one model, but {', '.join(pools)} name one twice")
+        formats = ", ".join(CALL_FORMATS)
+        _need(self.tool_call_format in ("", *CALL_FORMATS), f"--tool-call-format {self.tool_call_format}: choose one of {formats}")
         for name in ("default_max_tokens", "ping_s", "poll_s", "verify_s", "beat_s", "watch_s", "buffer_entries", "tokenizer_threads"):
             _need(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be positive")
 

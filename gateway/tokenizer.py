@@ -63,7 +63,7 @@ class Tokenizer:
         return await self._in_thread(lambda: self._chat(messages, param, tools))
 
     async def check_form(self, form: Form) -> None:
-        await self._in_thread(lambda: self._constraint.check(form))
+        await self._in_thread(lambda: self._constraint.check(form, self.call_format))
 
     async def encode_text(self, text: str, param: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         return await self._in_thread(lambda: self._encode(text, param, add_special_tokens=add_special_tokens))

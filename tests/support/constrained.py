@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -50,10 +51,10 @@ def torch_engine(folder: Path) -> Engine:
 ENGINES = {"fake": fake_engine, "torch": torch_engine}
 
 
-def sequence(sampling: SamplingParams, first_block: int = 0, generated: tuple[int, ...] = ()) -> Sequence:
+def sequence(sampling: SamplingParams, first_block: int = 0, generated: tuple[int, ...] = (), blocks: int = 128) -> Sequence:
     """A request with room for its whole answer; `generated` came from elsewhere."""
     made = Sequence(RequestSpec(RequestId("r"), "m", PROMPT, sampling, 0), generated, 0, max_tokens=2048)
-    made.blocks = [BlockId(first_block + at) for at in range(-(-made.max_tokens // BLOCK))]
+    made.blocks = [BlockId(first_block + at) for at in range(min(blocks, -(-made.max_tokens // BLOCK)))]
     return made
 
 
@@ -87,9 +88,9 @@ class Driver:
             row.sequence.append(result.token_ids[row.sample])
         self.previous = None if self.previous is step else self.previous
 
-    def finish(self, *sequences: Sequence, stop_at: int = 10**6) -> None:
+    def finish(self, *sequences: Sequence, stop_at: int = 10**6, eos: Collection[int] = EOS) -> None:
         """One step deep, until each has ended or has `stop_at` tokens."""
-        while going := [one for one in sequences if not ended(one) and one.num_generated < stop_at]:
+        while going := [one for one in sequences if not ended(one, eos) and one.num_generated < stop_at]:
             self.collect(self.launch(*going))
 
     def finish_two_deep(self, one: Sequence) -> None:
@@ -105,8 +106,8 @@ class Driver:
             first = second
 
 
-def ended(one: Sequence) -> bool:
-    return one.num_generated > 0 and (tokens(one)[-1] in EOS or one.num_tokens >= one.max_tokens)
+def ended(one: Sequence, eos: Collection[int] = EOS) -> bool:
+    return one.num_generated > 0 and (tokens(one)[-1] in eos or one.num_tokens >= one.max_tokens)
 
 
 def tokens(one: Sequence) -> tuple[int, ...]:
