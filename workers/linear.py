@@ -23,8 +23,8 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self._native = native
         self._gated = int(up is not None)
-        self._panels = _pack(native, weight, up)
-        self._bias = None if bias is None else bias.detach().float().contiguous()
+        self._panels = _fixed(_pack(native, weight, up))
+        self._bias = None if bias is None else _fixed(bias.float().contiguous())
         self._bias_address = None if self._bias is None else self._bias.data_ptr()
 
     def extra_repr(self) -> str:
@@ -49,6 +49,11 @@ class PackedLinear(nn.Module):
         return out
 
 
+def _fixed(weight: torch.Tensor) -> nn.Parameter:
+    """A weight, and known as one: a plain tensor of a module would be taken for state that it keeps."""
+    return nn.Parameter(weight.detach(), requires_grad=False)
+
+
 def _pack(native: Kernels, weight: torch.Tensor, up: torch.Tensor | None) -> torch.Tensor:
     first, second = weight.detach().contiguous(), None if up is None else up.detach().contiguous()
     width = native.panel_columns // (1 if second is None else 2)
@@ -64,8 +69,8 @@ class OneDnnLinear(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
-        self._bias = None if bias is None else bias.detach()
+        self._packed = _fixed(torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None))
+        self._bias = None if bias is None else _fixed(bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}"
@@ -95,7 +100,7 @@ class NativeRmsNorm(nn.Module):
         super().__init__()
         self._native = native
         self._eps = eps
-        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.weight = _fixed(weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype != self.weight.dtype:

@@ -16,6 +16,7 @@ from tests.support.tiny_models import prompt_of, reference, save_tiny
 from workers import native
 from workers.acceleration import accelerate
 from workers.linear import GatedMlp, NativeRmsNorm, OneDnnLinear, PackedLinear
+from workers.model_state import held_tensors
 from workers.native import Kernels, kernels
 from workers.step_plans import Piece, write_plan
 from workers.torch_engine import TorchEngine
@@ -81,6 +82,7 @@ def test_what_is_recognised_and_what_is_not(dtype: torch.dtype) -> None:
     done = accelerate(model, dtype, CPU)
     assert [type(module) for module in model.values()] == [GatedMlp, LlamaMLP, NativeRmsNorm, GemmaRMSNorm]
     assert isinstance(odd_mlp.gate_proj, PackedLinear), "what is not replaced whole is looked into"
+    assert not held_tensors(model), "packed weights are parameters, not state that a model keeps"
     done.undo()
     assert dict(model.items()) == before
     assert isinstance(odd_mlp.gate_proj, nn.Linear)
