@@ -42,7 +42,7 @@ BAD = [
     ([*GATEWAY, "--default-max-tokens", "0"], "--default-max-tokens", "greater than or equal to 1"),
     ([*GATEWAY, "--shutdown-s", "-1"], "--shutdown-s", "greater than or equal to 0"),
     ([*GATEWAY, "--redis-url", "http://h"], "HEADSTART_REDIS_URL", "use redis://, rediss://, unix:// or redis+cluster://"),
-    ([*SCHEDULER, "--policy", "best"], "--policy best", "choose one of fixed_cut, high_only, take_when_free"),
+    ([*SCHEDULER, "--policy", "best"], "--policy best", "choose one of cronus, data-parallel-least-work"),
     ([*SCHEDULER, "--cut", "-1"], "--cut", "greater than or equal to 0"),
     ([*SCHEDULER, "--liveness-s", "0"], "--liveness-s", "greater than or equal to 0.1"),
     ([*SCHEDULER, "--grace-s", "-1"], "--grace-s", "greater than or equal to 0"),
