@@ -55,6 +55,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.kv_transfer
 	$(BIN)/python -m benchmarks.engine_pace
 	$(BIN)/python -m benchmarks.scheduler_decision
+	$(BIN)/python -m benchmarks.fabric_cost
+	$(BIN)/python -m benchmarks.sse_streams
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

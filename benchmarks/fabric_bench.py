@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from benchmarks.sse_client import Stream, open_stream
 from benchmarks.stamped_worker import STAMPS_VARIABLE, TOKENS, Stamps, open_stamps
 from cli.system import System, SystemPlan, WorkerPlan
 from shared.redis_fabric import RedisFabric
+from tests.support.waiting import eventually
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "examples" / "demo_model" / "weights"
 MODEL = "bench"
@@ -57,9 +57,12 @@ class Bench:
     async def settled(self) -> None:
         """Returns when no request is open any more: those that were left are cancelled."""
         fabric = await RedisFabric.connect(self.system.redis_url)
-        while await fabric.read_submissions("0-0", count=1):  # noqa: ASYNC110 - the server tells nobody
-            await asyncio.sleep(0.05)
+        await eventually(lambda: _none_open(fabric), 60.0)
         await fabric.disconnect()
+
+
+async def _none_open(fabric: RedisFabric) -> bool:
+    return not await fabric.read_submissions("0-0", count=1)
 
 
 @asynccontextmanager

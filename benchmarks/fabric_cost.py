@@ -17,7 +17,7 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ from shared.codec import encode
 from shared.connection import open_connection
 from shared.fabric_settings import FabricSettings
 from shared.messages import LogTokens
+from tests.support.waiting import eventually
 
 AIM_TOKENS_PER_S = 30_000.0
 AIM_ADDED_MS = 1.0
@@ -66,7 +67,7 @@ async def streamed(bench: Bench, streams: int, step_s: float, seconds: float, fi
     for at in range(0, streams, 64):
         opened += await asyncio.gather(*(bench.open(first_seed + each, TOKENS) for each in range(at, min(at + 64, streams))))
         await asyncio.sleep(0.1)
-    await _until(lambda: all(stream.frames > 2 for stream in opened))
+    await eventually(lambda: _all_began(opened), 120.0)
     bench.pace(step_s)
     await asyncio.sleep(0.5)
     cpu, began, before = bench.cpu(), time.monotonic(), sum(stream.frames for stream in opened)
@@ -127,12 +128,8 @@ async def bare_server(url: str, logs: int, seconds: float) -> float:
     return rate
 
 
-async def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the streams did not all start")
-        await asyncio.sleep(0.01)
+async def _all_began(streams: list[Stream]) -> bool:
+    return all(stream.frames > 2 for stream in streams)
 
 
 async def bench(options: argparse.Namespace) -> list[Row]:

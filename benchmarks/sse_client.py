@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 FRAME_END = b"\n\n"
@@ -64,10 +64,10 @@ class Stream(asyncio.Protocol):
             rest = rest[length + 2 :]
         return b"".join(pieces)
 
-    def events(self) -> list[dict[str, object]]:
-        """The JSON of every frame but the last, which is no JSON."""
-        frames = self.text().split(FRAME_END)
-        return [json.loads(frame.removeprefix(b"data: ")) for frame in frames if frame.startswith(b"data: {")]
+    def events(self) -> list[dict[str, Any]]:
+        """The JSON of every frame that has one: not of pings, nor of the last."""
+        lines = self.text().split(b"\n")
+        return [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith(b"data: {")]
 
     def arrivals(self) -> list[float]:
         """When each frame was complete, in order."""

@@ -112,7 +112,7 @@ TABLE: tuple[KeyRow, ...] = (
         "answers after a minute; empty queues vanish; bindings never",
         permanent=True,
     ),
-    KeyRow("hs:{<pool>}:wake", "channel", "hint: ids of logs that grew", "worker", "gateway", "-"),
+    KeyRow("hs:{<pool>}:wake", "channel", "hint: logs that grew, and by what", "worker", "gateway", "-"),
 )
 
 
