@@ -1,9 +1,8 @@
 """The one way to the server: Redis or Valkey, alone or a cluster.
 
-Commands share one connection to each node (`shared.wires`), have a finite timeout, and what is repeatable is tried once more.
-Blocking reads have a client of their own, without a socket timeout (redis-py's default of five seconds with ten retries would turn
-an idle stream into an error) and with a deadline. The client library itself retries nothing: a resent XADD would be a duplicate.
-Its errors end here.
+Two clients. Commands have a finite timeout, and what is repeatable is tried once more; blocking reads have no socket
+timeout (redis-py's default of five seconds with ten retries would turn an idle stream into an error) and a deadline of their
+own. The client library itself retries nothing: a resent XADD would be a duplicate. Its errors end here.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from redis.backoff import NoBackoff
 from shared.errors import ConfigError, FabricError, FabricUnavailable
 from shared.fabric_settings import FabricSettings
 from shared.scripts import Arg, Call
-from shared.wires import Wires
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -69,7 +67,6 @@ class FabricConnection:
 
     def __init__(self, commands: Client, blocking: Client, settings: FabricSettings, url: str) -> None:
         self._commands = commands
-        self._wires = Wires(commands, settings.command_timeout_s)
         self._blocking = blocking
         self._settings = settings
         self._url = url
@@ -79,7 +76,7 @@ class FabricConnection:
 
     @property
     def is_cluster(self) -> bool:
-        return self._wires.is_cluster
+        return isinstance(self._commands, RedisCluster)
 
     async def run(self, call: Call) -> Any:
         """One script's answer. Raises `FabricUnavailable`; the script may have run all the same."""
@@ -89,15 +86,13 @@ class FabricConnection:
 
     async def _run(self, call: Call) -> Any:
         with translated():
-            (answer,) = await self._wires.run([call.by_digest()])
-            if isinstance(answer, foreign.NoScriptError):
-                (answer,) = await self._wires.run([call.by_text()])
-            return _or_raised(answer)
+            try:
+                return await self._commands.execute_command(*call.by_digest())
+            except foreign.NoScriptError:
+                return await self._commands.execute_command(*call.by_text())
 
     async def run_many(self, calls: Sequence[Call]) -> list[Any]:
         """The answers of repeatable scripts, in order, in one round trip to each node."""
-        if len(calls) == 1:
-            return [await self.run(calls[0])]
         answers = await self.pipeline([call.by_digest() for call in calls])
         for at, answer in enumerate(answers):
             if isinstance(answer, Exception):
@@ -105,25 +100,30 @@ class FabricConnection:
         return answers
 
     async def pipeline(self, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
-        """Answers in order, as the server wrote them; an error stands in its command's place."""
+        """Answers in order; an error stands in its command's place."""
         if not commands:
             return []
         with translated():
-            return await self._wires.run(commands)
+            pipe = self._commands.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command, **await self._route(command))
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+            return answers
 
     async def command(self, *command: Arg) -> Any:
-        """One command's answer, as the server wrote it, tried once more: only for what names a key and can be repeated."""
+        """One plain command's answer, tried once more: only for what can be repeated."""
 
         async def attempt() -> Any:
             with translated():
-                return _or_raised((await self._wires.run([command]))[0])
+                return await self._commands.execute_command(*command, **await self._route(command))
 
         return await again(attempt)
 
-    async def ask(self, *command: Arg) -> Any:
-        """One command without a key, as the client library sends and reads it: for operators and tests."""
-        with translated():
-            return await self._commands.execute_command(*command)
+    async def _route(self, command: tuple[Arg, ...]) -> dict[str, Any]:
+        """The library asks the server where an XREAD's keys stand, each time; we know: after STREAMS."""
+        if command[0] != "XREAD":
+            return {}
+        return await self._to_node_of(self._commands, str(command[command.index("STREAMS") + 1]))
 
     async def _to_node_of(self, client: Client, key: str) -> dict[str, Any]:
         """Nothing to say for a single server; a cluster's client looks again where its slots are, if it has lost a node."""
@@ -140,11 +140,11 @@ class FabricConnection:
         with translated():
             route = await self._to_node_of(self._blocking, stream)
             async with asyncio.timeout(block_ms / 1000 + self._settings.command_timeout_s):
-                return read_entries(await self._blocking.execute_command(*command, **route)).get(stream, [])
+                return entries_of(await self._blocking.execute_command(*command, **route)).get(stream, [])
 
     async def publish(self, channel: str, data: bytes) -> None:
         with translated():
-            _or_raised((await self._wires.run([("PUBLISH", channel, data)]))[0])
+            await self._commands.execute_command("PUBLISH", channel, data)
 
     async def subscribe(self, channel: str) -> AsyncGenerator[bytes | None, None]:
         """What is published from now on. None: subscribed, now or again, and something may have been missed."""
@@ -163,7 +163,6 @@ class FabricConnection:
     async def close(self) -> None:
         await self._commands.aclose()
         await self._blocking.aclose()
-        await self._wires.close()
 
 
 async def again(attempt: Callable[[], Awaitable[T]]) -> T:
@@ -177,25 +176,8 @@ async def again(attempt: Callable[[], Awaitable[T]]) -> T:
         return await attempt()
 
 
-def _or_raised(answer: Any) -> Any:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-Fields = dict[bytes, bytes]
-
-
-def entries_of(answer: Any) -> dict[str, list[tuple[str, Fields]]]:
-    """XREAD's answer, as the server wrote it, as {stream: [(id, fields)]}."""
-    return {
-        stream.decode(): [(entry_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in entries]
-        for stream, entries in answer or ()
-    }
-
-
-def read_entries(answer: Any) -> dict[str, list[tuple[str, Fields]]]:
-    """The same of an answer that the client library has read."""
+def entries_of(answer: Any) -> dict[str, list[tuple[str, dict[bytes, bytes]]]]:
+    """XREAD's answer as {stream: [(id, fields)]}."""
     return {stream.decode(): [(entry_id.decode(), fields) for entry_id, fields in entries] for stream, entries in answer or ()}
 
 
