@@ -201,7 +201,7 @@ def test_ucx_tls_is_respected_without_cma(given: str, used: str) -> None:
 
 
 def test_the_environment_wins_over_our_options_except_for_cma() -> None:
-    assert ucx_options({}) == {"TLS": "^cma", "RNDV_THRESH": "inf"}
+    assert ucx_options({}) == {"TLS": "^cma", "RNDV_THRESH": "inf", "POSIX_FIFO_SIZE": "64", "SYSV_FIFO_SIZE": "64"}
     chosen = ucx_options({"UCX_TLS": "tcp,cma", "UCX_RNDV_THRESH": "1M"})
     assert chosen["TLS"] == "tcp"
     assert "RNDV_THRESH" not in chosen
