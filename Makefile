@@ -24,6 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	# torch first and by its exact version: one build for everybody, and none of CUDA's gigabytes where the index offers a CPU build
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	# quicker on a CPU where a C++ compiler is; says so and goes on where none is
+	$(BIN)/python -m workers.native
 	@touch $(STAMP)
 
 install: $(STAMP)
@@ -51,8 +53,10 @@ fix: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.kv_transfer
-	$(BIN)/python -m benchmarks.engine_step
+	$(BIN)/python -m benchmarks.engine_pace
 	$(BIN)/python -m benchmarks.scheduler_decision
+	$(BIN)/python -m benchmarks.fabric_cost
+	$(BIN)/python -m benchmarks.sse_streams
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -26,9 +26,12 @@ ROUNDS = 3
 
 
 def demo_plan(model: Path) -> SystemPlan:
-    """One fast and two slow workers; a token budget of one granule, so that prompts wait and get their head start."""
+    """One fast and two slow workers; a token budget of one granule, so that prompts wait and get their head start.
+
+    Without cached prefixes: the prompts are repetitions and may be sent again, and what is cached needs no head start.
+    """
     need_model_dir(model)
-    common = ("--threads", "1", "--kv-mib", "64", "--staging-mib", "32", "--token-budget", "64")
+    common = ("--threads", "1", "--kv-mib", "64", "--staging-mib", "32", "--token-budget", "64", "--no-prefix-cache")
     low = tuple(WorkerPlan(f"low-{at}", (*common, "--slowdown", "2")) for at in (1, 2))
     return SystemPlan(model=model, served_model_name="demo", workers=(WorkerPlan("high-1", common), *low), echo=False)
 

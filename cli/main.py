@@ -12,8 +12,8 @@ import typer
 
 from cli import roles
 from cli.children import COMPLAINT
-from cli.options import ApiKeys, Dtype, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName
-from shared.errors import FabricUnavailable, HeadstartError
+from cli.options import ApiKeys, CeleryUrl, Dtype, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName
+from shared.errors import ConfigError, FabricUnavailable, HeadstartError
 from shared.processes import die_with_parent
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for role in (roles.gateway, roles.scheduler, roles.worker):
+for role in (roles.gateway, roles.scheduler, roles.worker, roles.agent):
     app.command()(role)
 
 
@@ -105,6 +105,47 @@ def status(
     from cli.status import show_status
 
     asyncio.run(show_status(redis_url, pool, as_json=as_json))
+
+
+@app.command()
+def scale(
+    redis_url: RedisUrl,
+    low: Annotated[int | None, typer.Option(min=0, help="Low-end workers; left out: as many as there are.")] = None,
+    high: Annotated[int | None, typer.Option(min=0, help="High-end workers; left out: as many as there are.")] = None,
+    kinds: Annotated[Path | None, typer.Option(help="TOML file: in [low] and [high], `devices`, `hosts`, `model`, worker options.")] = None,
+    low_options: Annotated[str, typer.Option(help="Options of `headstart worker` for low-end ones, in one text.")] = "",
+    high_options: Annotated[str, typer.Option(help="The same for high-end ones.")] = "",
+    celery_url: CeleryUrl = "",
+    pool: Pool = "default",
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="How long requests of stopped workers may run on before they are handed back.")
+    ] = 30.0,
+    wait_s: Annotated[float, typer.Option(min=0, help="How long to wait until all have joined or left; 0: not at all.")] = 300.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Has the agents reach so many workers of each kind, and says what it did."""
+    from cli.scale import ScaleSettings, run_scale
+    from cli.scale_kinds import kinds_of
+
+    targets = {name: count for name, count in (("low", low), ("high", high)) if count is not None}
+    if not targets:
+        raise ConfigError("nothing to scale: give --low, --high or both")
+    launched = kinds_of(kinds, {"low": low_options, "high": high_options})
+    settings = ScaleSettings(redis_url, celery_url, pool, launched, targets, drain_s, wait_s, dry_run)
+    sys.exit(asyncio.run(run_scale(settings)))
+
+
+@app.command()
+def top(
+    redis_url: RedisUrl,
+    pool: Pool = "default",
+    once: Annotated[bool, typer.Option("--once", help="One frame, and end.")] = False,
+    every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between frames.")] = 1.0,
+) -> None:
+    """Workers, roles, queue, rates and head starts, live."""
+    from cli.top import run_top
+
+    asyncio.run(run_top(redis_url, pool, once=once, every_s=every_s))
 
 
 @app.command()

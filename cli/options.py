@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from shared.logs import LEVELS
+from shared.logs import FORMATS, LEVELS
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -35,11 +35,22 @@ def device_name(value: str) -> str:
 RedisUrl = Annotated[
     str, typer.Option(envvar="HEADSTART_REDIS_URL", help="The message server: redis://, rediss://, unix:// or redis+cluster://.")
 ]
+CeleryUrl = Annotated[
+    str, typer.Option(envvar="HEADSTART_CELERY_URL", help="The broker of agents: one server, no cluster; by default the message server.")
+]
 Pool = Annotated[str, typer.Option(envvar="HEADSTART_POOL", help="Which pool of workers; one model each.")]
 Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory of a transformers model with its tokenizer.")]
 ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", callback=one_of(*DTYPES))]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: the checkpoint's own.", callback=one_of(*DTYPES))]
 LogLevel = Annotated[str, typer.Option(envvar="HEADSTART_LOG_LEVEL", help="debug, info, warning or error.", callback=one_of(*LEVELS))]
+LogFormat = Annotated[
+    str,
+    typer.Option(
+        envvar="HEADSTART_LOG_FORMAT", help="json or text; by default text on a terminal, else json.", callback=one_of("", *FORMATS)
+    ),
+]
+MetricsPort = Annotated[int | None, typer.Option(min=0, max=65535, help="Where to show Prometheus metrics; 0 takes a free port.")]
+MetricsHost = Annotated[str, typer.Option(help="The metrics' address; they need no key, so beyond loopback anybody may read them.")]
 ApiKeys = Annotated[
     list[str] | None,
     typer.Option("--api-key", envvar="HEADSTART_API_KEYS", help="A key that callers may send; repeatable, in the environment with commas."),

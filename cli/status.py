@@ -21,7 +21,7 @@ async def show_status(redis_url: str, pool: str, *, as_json: bool) -> None:
     try:
         members = await fabric.members()
         reports = await _latest_reports(fabric)
-        phases = await _phases(fabric)
+        phases = await live_phases(fabric)
     finally:
         await fabric.disconnect()
     workers = [_row(member, reports.get(member.ref)) for member in members]
@@ -40,7 +40,7 @@ async def _latest_reports(fabric: RedisFabric) -> dict[WorkerRef, Report]:
     return reports
 
 
-async def _phases(fabric: RedisFabric) -> dict[str, int]:
+async def live_phases(fabric: RedisFabric) -> dict[str, int]:
     """Live requests by phase."""
     counts = dict.fromkeys((Phase.QUEUED.value, Phase.RUNNING.value, Phase.MOVING.value), 0)
     after = "0-0"

@@ -1,106 +1,23 @@
 """What clients may send: one pydantic model per POST, every field either served or refused by name.
 
-A parameter that is not served yet is declared with `only(...)`: its neutral values pass, because they change nothing; any
+A parameter that is not served is declared with `only(...)`: its neutral values pass, because they change nothing; any
 other value is refused with a message that names it. A field that is not declared at all is refused as unknown.
-No field is a union of shapes: a string where a list may stand is turned into the list first, so that errors point exactly.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, StrictStr, field_validator, model_validator
 
+from gateway import api_fields as fields
 from gateway import limits
+from gateway import tools as tool_types
+from gateway.api_fields import Flag, Shape, TextParts, as_user_message, only
+from gateway.response_format import ResponseFormat, TextOptions
 
-
-def only(*neutral: object) -> AfterValidator:
-    """Accepts null and the neutral values of a parameter that is not served yet."""
-
-    def check(value: object) -> object:
-        if value is None or any(type(value) is type(one) and value == one for one in neutral):
-            return value
-        shown = " or ".join([*map(repr, neutral), "null"])
-        raise PydanticCustomError(
-            "unsupported_parameter", "this parameter is not supported: leave it out or send {shown}", {"shown": shown}
-        )
-
-    return AfterValidator(check)
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _as_text_parts(value: object) -> object:
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
-
-
-def _as_user_message(value: object) -> object:
-    return [{"role": "user", "content": value}] if isinstance(value, str) else value
-
-
-def _prompt(value: object) -> str | list[int]:
-    """One prompt: a text, or its token ids; a list around a single prompt is taken off."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
-        value = value[0]
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, list) and value and all(type(one) is int for one in value):
-        return value
-    if isinstance(value, list) and len(value) > 1 and all(isinstance(one, str | list) for one in value):
-        raise PydanticCustomError("unsupported_parameter", "several prompts in one request are not supported: send one request per prompt")
-    raise PydanticCustomError("prompt_type", "must be one non-empty text, or a non-empty list of token ids")
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise PydanticCustomError("prompt_empty", "must not be empty")
-    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise PydanticCustomError("string_unicode", "must be valid unicode: it holds half of a surrogate pair")
-    return value
-
-
-def _short_pairs(value: dict[str, str]) -> dict[str, str]:
-    for key, text in value.items():
-        if len(key) > limits.MAX_METADATA_KEY_CHARS or len(text) > limits.MAX_METADATA_VALUE_CHARS:
-            raise PydanticCustomError(
-                "metadata_length",
-                "keys have at most {keys} characters, values at most {values}",
-                {"keys": limits.MAX_METADATA_KEY_CHARS, "values": limits.MAX_METADATA_VALUE_CHARS},
-            )
-    return value
-
-
-StopString = Annotated[StrictStr, Field(min_length=1, max_length=limits.MAX_STOP_CHARS)]
-Stop = Annotated[Annotated[list[StopString], Field(max_length=limits.MAX_STOP_STRINGS)] | None, BeforeValidator(_as_list)]
-Tokens = Annotated[StrictInt, Field(ge=1)] | None
-Temperature = Annotated[StrictFloat, Field(ge=0.0, le=2.0, allow_inf_nan=False)] | None
-TopP = Annotated[StrictFloat, Field(gt=0.0, le=1.0, allow_inf_nan=False)] | None
-Seed = Annotated[StrictInt, Field(ge=0, le=limits.MAX_SEED)] | None
-Pairs = Annotated[dict[StrictStr, StrictStr], Field(max_length=limits.MAX_METADATA_PAIRS), AfterValidator(_short_pairs)]
-Metadata = Pairs | None
-User = Annotated[StrictStr, Field(max_length=limits.MAX_USER_CHARS)] | None
-Flag = StrictBool | None
-Prompt = Annotated[
-    object, AfterValidator(_prompt), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]})
-]
-
-
-class Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+__all__ = ["TextPart"]
+TextPart = fields.TextPart
 
 
 class StreamOptions(Shape):
@@ -110,110 +27,169 @@ class StreamOptions(Shape):
     include_obfuscation: Annotated[object, only(False)] = None
 
 
+class ResponseStreamOptions(Shape):
+    include_obfuscation: Annotated[object, only(False)] = None
+
+
 class Sampling(Shape):
-    """What every POST shares."""
+    """What every POST that generates shares."""
 
     model: StrictStr
-    temperature: Temperature = None
-    top_p: TopP = None
-    seed: Seed = None
-    stop: Stop = None
-    ignore_eos: Flag = None
-    """Our extension, as other servers': go on after the end-of-sequence token."""
+    temperature: fields.Temperature = None
+    top_p: fields.TopP = None
+    seed: fields.Seed = None
+    stop: fields.Stop = None
+    presence_penalty: fields.Penalty = None
+    frequency_penalty: fields.Penalty = None
+    logit_bias: fields.LogitBias = None
     stream: Flag = None
-    user: User = None
-    metadata: Metadata = None
-
-
-class TextPart(Shape):
-    type: Literal["text", "input_text", "output_text"]
-    text: StrictStr
-    annotations: Annotated[object, only([])] = None
-    logprobs: Annotated[object, only([])] = None
-
-
-TextParts = Annotated[list[TextPart], BeforeValidator(_as_text_parts), WithJsonSchema({"type": ["string", "array"]})]
+    user: fields.User = None
+    safety_identifier: fields.User = None
+    prompt_cache_key: fields.User = None
+    metadata: fields.Metadata = None
+    service_tier: fields.ServiceTier = None
+    # Beyond OpenAI's, by the names that other servers gave them.
+    top_k: fields.TopK = None
+    min_p: fields.MinP = None
+    repetition_penalty: fields.Repetition = None
+    ignore_eos: Flag = None
+    min_tokens: fields.MinTokens = None
+    priority: fields.Priority = None
+    # Ours.
+    timeout_s: fields.Timeout = None
 
 
 class ChatMessage(Shape):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: TextParts
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: tool_types.ToolCalls = None
+    content: Annotated[TextParts | None, Field(validate_default=True)] = None
     refusal: Annotated[object, only()] = None
     annotations: Annotated[object, only([])] = None
     audio: Annotated[object, only()] = None
-    tool_calls: Annotated[object, only([])] = None
+    tool_call_id: tool_types.CallId | None = None
     function_call: Annotated[object, only()] = None
 
+    _said = field_validator("content")(tool_types.check_content)
 
-class _Penalties(Sampling):
-    n: Annotated[object, only(1)] = None
-    presence_penalty: Annotated[object, only(0, 0.0)] = None
-    frequency_penalty: Annotated[object, only(0, 0.0)] = None
-    logit_bias: Annotated[object, only({})] = None
-    max_tokens: Tokens = None
+    @model_validator(mode="after")
+    def _complete(self) -> ChatMessage:
+        tool_types.check_message(self.role, bool(self.tool_calls), self.tool_call_id is not None)
+        return self
+
+
+class ChunkSampling(Sampling):
+    """What the two older APIs share."""
+
+    n: fields.Choices = None
+    max_tokens: fields.Tokens = None
     stream_options: StreamOptions | None = None
 
 
-class ChatRequest(_Penalties):
+class ChatRequest(ChunkSampling):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=limits.MAX_MESSAGES)]
-    max_completion_tokens: Tokens = None
+    max_completion_tokens: fields.Tokens = None
     store: Flag = None
-    logprobs: Annotated[object, only(False)] = None
-    top_logprobs: Annotated[object, only(0)] = None
-    response_format: Annotated[object, only({"type": "text"})] = None
+    logprobs: Flag = None
+    top_logprobs: fields.TopLogprobs = None
+    response_format: ResponseFormat | None = None
     modalities: Annotated[object, only(["text"])] = None
-    service_tier: Annotated[object, only("auto", "default")] = None
-    tools: Annotated[object, only([])] = None
-    tool_choice: Annotated[object, only("none", "auto")] = None
-    parallel_tool_calls: Annotated[object, only(True, False)] = None
+    tools: tool_types.ChatTools = None
+    tool_choice: tool_types.Choice = None
+    parallel_tool_calls: Flag = None
+    functions: Annotated[object, only([])] = None
+    function_call: Annotated[object, only("none", "auto")] = None
+    audio: Annotated[object, only()] = None
+    prediction: Annotated[object, only()] = None
+    reasoning_effort: Annotated[object, only()] = None
+    verbosity: Annotated[object, only()] = None
+    web_search_options: Annotated[object, only()] = None
 
 
-class CompletionRequest(_Penalties):
+class CompletionRequest(ChunkSampling):
     """`POST /v1/completions`."""
 
-    prompt: Prompt
+    prompt: fields.Prompts
+    echo: Flag = None
+    logprobs: fields.TopLogprobs = None
     best_of: Annotated[object, only(1)] = None
-    echo: Annotated[object, only(False)] = None
     suffix: Annotated[object, only("")] = None
-    logprobs: Annotated[object, only()] = None
 
 
 class InputItem(Shape):
     """A message of the conversation so far; an answer's output item can be sent back as it came."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: TextParts
-    type: Literal["message"] = "message"
-    id: StrictStr | None = None
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: TextParts | None = None
+    type: Literal["message", "function_call", "function_call_output"] = "message"
+    id: Annotated[StrictStr, Field(max_length=limits.MAX_ID_CHARS)] | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
     phase: Annotated[object, only()] = None
+    call_id: tool_types.CallId | None = None
+    name: StrictStr | None = None
+    arguments: StrictStr | None = None
+    output: TextParts | None = None
+    caller: Annotated[object, only()] = None
+    namespace: Annotated[object, only()] = None
+    async_: Annotated[object, only(False)] = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> InputItem:
+        tool_types.check_item(self.type, {name for name in tool_types.ITEM_FIELDS if getattr(self, name) is not None})
+        return self
+
+
+Input = Annotated[
+    list[InputItem],
+    BeforeValidator(as_user_message),
+    Field(min_length=1, max_length=limits.MAX_MESSAGES),
+    fields.Schema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "minItems": 1, "maxItems": limits.MAX_MESSAGES, "items": {"$ref": "#/components/schemas/InputItem"}},
+            ]
+        }
+    ),
+]
 
 
 class ResponseRequest(Sampling):
     """`POST /v1/responses`."""
 
-    input: Annotated[
-        list[InputItem],
-        BeforeValidator(_as_user_message),
-        Field(min_length=1, max_length=limits.MAX_MESSAGES),
-        WithJsonSchema({"type": ["string", "array"]}),
-    ]
+    input: Input
     instructions: StrictStr | None = None
-    max_output_tokens: Tokens = None
+    max_output_tokens: fields.Tokens = None
     background: Flag = None
     store: Flag = None
-    stream_options: StreamOptions | None = None
-    include: Annotated[object, only([])] = None
-    parallel_tool_calls: Annotated[object, only(True, False)] = None
-    presence_penalty: Annotated[object, only(0, 0.0)] = None
-    frequency_penalty: Annotated[object, only(0, 0.0)] = None
-    previous_response_id: Annotated[object, only()] = None
+    stream_options: ResponseStreamOptions | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: fields.TopLogprobs = None
+    previous_response_id: fields.ResponseId = None
+    truncation: Literal["auto", "disabled"] | None = None
+    parallel_tool_calls: Flag = None
+    text: TextOptions | None = None
+    tool_choice: tool_types.Choice = None
+    tools: tool_types.ResponseTools = None
+    conversation: Annotated[object, only()] = None
+    max_tool_calls: Annotated[object, only()] = None
+    prompt: Annotated[object, only()] = None
     reasoning: Annotated[object, only()] = None
-    service_tier: Annotated[object, only("auto", "default")] = None
-    text: Annotated[object, only({"format": {"type": "text"}})] = None
-    tool_choice: Annotated[object, only("none", "auto")] = None
-    tools: Annotated[object, only([])] = None
-    top_logprobs: Annotated[object, only(0)] = None
-    truncation: Annotated[object, only("disabled")] = None
+
+
+class TokenizeRequest(Shape):
+    """`POST /tokenize`: either `prompt` or `messages`."""
+
+    model: StrictStr | None = None
+    prompt: fields.NonEmpty | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=limits.MAX_MESSAGES)] | None = None
+    add_special_tokens: Flag = None
+    return_token_strs: Flag = None
+
+
+class DetokenizeRequest(Shape):
+    """`POST /detokenize`."""
+
+    model: StrictStr | None = None
+    tokens: fields.Ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, HTTPException
@@ -12,29 +12,41 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import install_error_handlers
 from gateway.limits import MAX_BODY_BYTES, MAX_HEADER_CHARS
-from gateway.routes import inference_routes, model_routes, operator_routes, request_routes
-from gateway.service import Gateway, GatewayFabric
+from gateway.model_defaults import ModelDefaults
+from gateway.pools import GatewayFabric, ServedModel
+from gateway.routes import inference_routes, request_routes, response_routes
+from gateway.routes_operator import model_routes, operator_routes, release, tokenizer_routes
+from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Encoder
+from gateway.tracing import IncomingTrace
 from shared.clock import Clock
 
 
-def create_app(settings: GatewaySettings, fabric: GatewayFabric, tokenizer: Encoder, clock: Clock | None = None) -> FastAPI:
-    """The gateway over a fabric and a tokenizer that its caller opened and will close."""
-    gateway = Gateway(settings, fabric, tokenizer, clock)
+def create_app(
+    settings: GatewaySettings,
+    fabric: GatewayFabric,
+    tokenizer: Encoder,
+    clock: Clock | None = None,
+    more: Sequence[ServedModel] = (),
+) -> FastAPI:
+    """The gateway over fabrics and tokenizers that its caller opened and will close; `more` are further models."""
+    served = ServedModel(settings.served_model_name, fabric, tokenizer, settings.model_tokens, ModelDefaults.read(settings.model))
+    gateway = Gateway(settings, (served, *more), clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with gateway.running():
             yield
 
-    app = FastAPI(title="Headstart", lifespan=lifespan)
+    app = FastAPI(title="Headstart", version=release(), lifespan=lifespan)
     app.state.gateway = gateway
     install_error_handlers(app)
-    for routes in (inference_routes, request_routes, model_routes, operator_routes):
+    for routes in (inference_routes, response_routes, request_routes, model_routes, tokenizer_routes, operator_routes):
         app.include_router(routes(gateway))
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestIds)
+    app.add_middleware(IncomingTrace)
     return app
 
 

@@ -17,19 +17,30 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from gateway.tools_prompt import Json, call_format_of, in_words
+
 
 class ChatTemplate:
     """One compiled template. Raises jinja2's `TemplateError` where it does not compile."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self._template = _environment().from_string(source)
+        self.call_format = call_format_of(source)
+        """How its model was trained to write tool calls."""
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The conversation as text, special tokens included, up to where the assistant is to speak. Raises what the template raises."""
-        plain = [dict(message) for message in messages]
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Json] = (), *, call_format: str = "") -> str:
+        """The conversation as text, special tokens included, up to where the assistant is to speak. Raises what the template raises.
+
+        `tools` go to the template, or into words of our own where calls are written in our generic format.
+        """
+        if (call_format or self.call_format) == "generic":
+            plain, tools = in_words(messages, tools), ()
+        else:
+            plain = [dict(message) for message in messages]
         # Templates ask both `is defined` and `is none`: what is absent is passed as None, as their authors tried it.
-        return self._template.render(messages=plain, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens)
+        given = [*tools] or None
+        return self._template.render(messages=plain, tools=given, documents=None, add_generation_prompt=True, **self._special_tokens)
 
 
 class GenerationBlock(Extension):

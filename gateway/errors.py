@@ -31,6 +31,10 @@ class Conflict(HeadstartError):
     """The idempotency key is known with another body."""
 
 
+class NotYet(HeadstartError):
+    """What was asked for needs a request's end, which has not come: the same call may succeed in a moment."""
+
+
 class RequestEnded(HeadstartError):
     """A request that a client waits for without a stream ended without an answer."""
 
@@ -64,6 +68,8 @@ def answer_to(error: HeadstartError) -> JSONResponse:
             return error_response(401, str(error), "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         case Conflict():
             return error_response(409, str(error), "idempotency_conflict", headers=NO_RETRY)
+        case NotYet():
+            return error_response(409, str(error), "not_ended", headers={"Retry-After": "1"})
         case RequestEnded():
             return _ended(error)
         case LogLost():
@@ -114,6 +120,8 @@ def _dotted(path: tuple[object, ...]) -> str | None:
     """`("messages", 0, "role")` -> `messages[0].role`."""
     text = ""
     for step in path:
+        if step == "[key]":  # what is wrong is the name itself, which the step before has told
+            continue
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
     return text or None
 

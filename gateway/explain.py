@@ -45,11 +45,13 @@ def explain(fold: Fold, entries: Sequence[LoggedEntry], record: Record | None, s
 
 
 def _attempts(lines: Sequence[StoryLine], created: int) -> list[Json]:
-    """One row per assignment, with what its owner pulled before the next one."""
+    """One row per assignment, with what its owner found in its cache and pulled before the next one."""
     rows: list[Json] = []
     for line in lines:
         if line.what == "assigned":
             rows.append(_attempt(line, created))
+        elif line.what == "cached" and rows and line.who == rows[-1]["owner"]:
+            rows[-1]["cached"] = rows[-1]["cached"] or _count(line.data, "tokens")
         elif line.what == "pulled" and rows:
             rows[-1]["pulled"] = _count(rows[-1], "pulled") + _count(line.data, "good_tokens")
             rows[-1]["recomputed"] = _count(rows[-1], "recomputed") + _count(line.data, "tokens") - _count(line.data, "good_tokens")
@@ -57,12 +59,13 @@ def _attempts(lines: Sequence[StoryLine], created: int) -> list[Json]:
 
 
 def _attempt(line: StoryLine, created: int) -> Json:
-    copied = ("attempt", "policy", "cut", "offered", "pull_s", "saved_s", "considered", "waiting")
+    copied = ("attempt", "policy", "cut", "offered", "pull_s", "saved_s", "prefix", "considered", "waiting")
     return {
         "at_ms": line.at_ms - created,
         "owner": line.data.get("worker"),
         "source": line.data.get("source") or None,
         **{name: line.data.get(name) for name in copied},
+        "cached": 0,
         "pulled": 0,
         "recomputed": 0,
     }
@@ -98,18 +101,23 @@ def _names(values: Sequence[object]) -> list[str]:
 
 
 def _tokens(fold: Fold, attempts: Sequence[Json]) -> Json:
-    """Where the prompt of the last attempt was computed. An owner that gave the head start itself has nothing to pull."""
+    """Where the prompt of the last attempt was computed. An owner that gave the head start itself has nothing to pull.
+
+    `cached` was computed for an earlier request; of tokens that an attempt found and generated before, only the prompt's count.
+    """
     prompt = fold.transcript.prompt_tokens
     last = attempts[-1] if attempts else {}
     pulled = min(_count(last, "pulled"), prompt)
+    cached = min(_count(last, "cached"), prompt - pulled)
     owner, source = last.get("owner"), last.get("source")
     computed: Json = {str(source): pulled} if pulled and source else {}
     if isinstance(owner, str):
-        computed[owner] = prompt - pulled
+        computed[owner] = prompt - pulled - cached
     return {
         "prompt": prompt,
         "generated": fold.transcript.generated,
         "cut": _count(last, "cut"),
+        "cached": cached,
         "prefill_computed_by": computed,
         "recomputed": sum(_count(attempt, "recomputed") for attempt in attempts),
     }

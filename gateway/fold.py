@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from json import dumps, loads
 
+from gateway.logprobs import Logprobs, TokenNames
 from shared.errors import FabricError
 from shared.fabric import LogHead
 from shared.messages import LogEnd, LogEntry, LogTokens
@@ -62,14 +63,32 @@ class ApiHead:
     continuous_usage: bool = False
     echo: Json = field(default_factory=dict)
     """Parameters that the answer repeats."""
+    logprobs: bool = False
+    """Each token's log probability is told; how many alternatives with it, the sampling says."""
+    prefix: str = ""
+    """Text that stands before every choice's own: the prompt that a completion echoes."""
+    parts: int = 1
+    """Requests that make up one answer: a completion of several prompts has one request for each."""
+    part: int = 0
+    bundle: str = ""
+    """The id of part 0, in the other parts."""
+    items: tuple[Json, ...] = ()
+    """What a stored response was asked, as its input items."""
+    previous: str = ""
+    """Bare id of the response that a response continues."""
+    stored: bool = True
+    call_format: str = ""
+    """How the model writes the tool calls that are to be read out of its text; empty: none are."""
 
     def to_json(self) -> str:
         return dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> ApiHead:
-        fields = loads(text)
-        return cls(**{**fields, "kind": Kind(fields["kind"])})
+        """Fields of a later version are left out: their answers differ in what this one cannot say anyway."""
+        read = loads(text)
+        known = {one.name: read[one.name] for one in fields(cls) if one.name in read}
+        return cls(**{**known, "kind": Kind(read["kind"]), "items": tuple(read.get("items", ()))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,46 +105,80 @@ Body = tuple[str, Json]
 
 
 @dataclass(slots=True)
-class Transcript:
-    """Choice 0 as far as the log tells it."""
+class Choice:
+    """One of a request's `n` answers, as far as the log tells it."""
 
-    request_id: RequestId
-    prompt_tokens: int
     pieces: list[str] = field(default_factory=list)
     generated: int = 0
-    started: bool = False
     finish: FinishReason | None = None
-    end: LogEnd | None = None
+    logprobs: Logprobs | None = None
+    """Kept only for clients that asked for them."""
 
     @property
     def text(self) -> str:
         return "".join(self.pieces)
+
+
+@dataclass(slots=True)
+class Transcript:
+    """A request as far as the log tells it."""
+
+    request_id: RequestId
+    prompt_tokens: int
+    choices: list[Choice]
+    cached_tokens: int = 0
+    """Prompt tokens that the first owner found in its cache: what the first entry says."""
+    started: bool = False
+    end: LogEnd | None = None
+
+    @property
+    def text(self) -> str:
+        """Of choice 0."""
+        return self.choices[0].text
+
+    @property
+    def finish(self) -> FinishReason | None:
+        """Of choice 0."""
+        return self.choices[0].finish
+
+    @property
+    def generated(self) -> int:
+        """Tokens of all choices."""
+        return sum(choice.generated for choice in self.choices)
 
     def add(self, entry: LogEntry) -> None:
         """Raises `LogLost` where the entry does not continue what came before."""
         if isinstance(entry, LogEnd):
             self.end = entry
             return
-        if entry.index != self.generated:
+        if not 0 <= entry.choice < len(self.choices):
+            raise unreadable(self.request_id)
+        choice = self.choices[entry.choice]
+        if entry.index != choice.generated:
             raise shortened(self.request_id)
-        self.started = True
-        self.generated += len(entry.token_ids)
-        self.finish = entry.finish or self.finish
+        if choice.logprobs is not None and not choice.logprobs.add(entry):
+            raise unreadable(self.request_id)
+        if not self.started:
+            self.started, self.cached_tokens = True, min(entry.cached_tokens, self.prompt_tokens)
+        choice.generated += len(entry.token_ids)
+        choice.finish = entry.finish or choice.finish
         if entry.text:
-            self.pieces.append(entry.text)
+            choice.pieces.append(entry.text)
 
 
 class Fold(ABC):
     """The common half of the three APIs' folds: numbering, and the order opening, tokens, end."""
 
-    def __init__(self, head: LogHead, api: ApiHead) -> None:
+    def __init__(self, head: LogHead, api: ApiHead, names: TokenNames) -> None:
         self.head = head
         self.api = api
+        self.names = names
         self.request_id = head.spec.request_id
-        self.public_id = api.kind.prefix + head.spec.request_id
+        self.public_id = api.kind.prefix + (api.bundle or head.spec.request_id)
         self.created = head.spec.created_ms // 1000
         self.model = head.spec.model
-        self.transcript = Transcript(head.spec.request_id, len(head.spec.prompt))
+        choices = [Choice(logprobs=Logprobs(names, len(api.prefix)) if api.logprobs else None) for _ in range(head.spec.sampling.n)]
+        self.transcript = Transcript(head.spec.request_id, len(head.spec.prompt), choices)
         self.next_number = 0
 
     def __repr__(self) -> str:
@@ -135,6 +188,15 @@ class Fold(ABC):
     @property
     def ended(self) -> bool:
         return self.transcript.end is not None
+
+    @property
+    def end(self) -> LogEnd | None:
+        return self.transcript.end
+
+    @property
+    def request_ids(self) -> tuple[RequestId, ...]:
+        """Whose logs this answer is told by."""
+        return (self.request_id,)
 
     def opening(self) -> list[Event]:
         """What the head alone says."""

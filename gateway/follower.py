@@ -1,21 +1,21 @@
 """One reader per process follows any number of logs.
 
-Wake-ups say which logs have news; a slow poll covers lost ones. A log that stays silent, or was followed across a cut, is
-verified: a server that lost its last second comes back with a shorter log and says nothing.
+Wake-ups bring the news, or say which logs have some; a slow poll covers lost ones. A log that stays silent, or was followed across a
+cut, is verified: a server that lost its last second comes back with a shorter log and says nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from gateway.fold import LogLost, shortened, unreadable, vanished
 from gateway.tail import START, Consumer, Entries, Following, Tail
 from shared.errors import DecodeError, FabricError
-from shared.fabric import Record
+from shared.fabric import Grown, Record
 from shared.messages import LogEnd
 from shared.request import TERMINAL
 from shared.types import RequestId
@@ -29,11 +29,11 @@ BACKOFF_S = 0.25
 class Logs(Protocol):
     """The part of the fabric that following needs."""
 
-    async def read_log(self, request_id: RequestId, after: str = START) -> Entries: ...
+    async def read_log(self, request_id: RequestId, after: str = START, count: int = 0) -> Entries: ...
 
     async def read_logs(self, after: Mapping[RequestId, str]) -> dict[RequestId, Entries]: ...
 
-    def wakeups(self) -> AsyncIterator[tuple[RequestId, ...]]: ...
+    def wakeups(self, wanted: Container[RequestId]) -> AsyncIterator[tuple[Grown, ...]]: ...
 
     async def record(self, request_id: RequestId) -> Record | None: ...
 
@@ -67,7 +67,8 @@ class Follower:
     @contextmanager
     def follow(self, request_id: RequestId) -> Iterator[Following]:
         """A place in the log, at its start."""
-        following = Following(self._logs.read_log, request_id, behind=request_id in self._tails, capacity=self._capacity)
+        tail = self._tails.get(request_id)
+        following = Following(self._logs.read_log, request_id, behind=tail is not None and tail.count > 0, capacity=self._capacity)
         self.attach(request_id, following)
         try:
             yield following
@@ -106,15 +107,25 @@ class Follower:
     async def _listen(self) -> None:
         while True:
             with suppress(FabricError):
-                async for request_ids in self._logs.wakeups():
-                    self._hear(request_ids)
+                async for news in self._logs.wakeups(self._tails):
+                    self._hear(news)
             await asyncio.sleep(BACKOFF_S)
 
-    def _hear(self, request_ids: tuple[RequestId, ...]) -> None:
-        """An empty hint: the connection is new, and the server perhaps another one than before."""
-        if not request_ids:
+    def _hear(self, news: tuple[Grown, ...]) -> None:
+        """No news: the connection is new, and the server perhaps another one than before."""
+        if not news:
             self._doubt()
-        self._dirty.update(self._tails if not request_ids else self._tails.keys() & set(request_ids))
+            self._dirty.update(self._tails)
+        now = asyncio.get_running_loop().time()
+        for grown in news:
+            tail = self._tails.get(grown.request_id)
+            if tail is None:
+                continue
+            if grown.entries and tail.position == grown.after:
+                tail.extend(grown.entries, now)
+                self._drop_ended(tail)
+            else:
+                self._dirty.add(grown.request_id)
         if self._dirty:
             self._wake.set()
 
@@ -145,14 +156,15 @@ class Follower:
                 self._lose_sight(error)
 
     async def _wanted(self) -> dict[RequestId, str]:
-        """Where to go on in each log that may have news: those somebody pointed at, or, once per poll period, all."""
+        """Where to go on in each log that may have news: those somebody pointed at, or, once per poll period, all silent ones."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(self._next_poll):
                 await self._wake.wait()
         except TimeoutError:
             self._next_poll = loop.time() + self._poll_s
-            self._dirty.update(self._tails)
+            # What was heard of since the last poll needs none.
+            self._dirty.update(tail.request_id for tail in self._tails.values() if tail.heard < loop.time() - self._poll_s)
         self._wake.clear()
         stirred, self._dirty = self._dirty, set()
         tails = (self._tails[request_id] for request_id in stirred if request_id in self._tails)
@@ -174,7 +186,7 @@ class Follower:
             self._tails.pop(tail.request_id, None)
 
     def _fail(self, tail: Tail, error: LogLost) -> None:
-        log.error("%s", error)
+        log.error("%s", error, extra={"request": tail.request_id})
         tail.fail(error)
         self._drop_ended(tail)
 

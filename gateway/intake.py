@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from gateway.asks import Ask
+from gateway.asks import Ask, Prompt
+from gateway.auth import salt_of
+from gateway.bundle import part_id
 from gateway.errors import Conflict
 from gateway.limits import MAX_SEED
-from gateway.listeners import Listeners
-from gateway.metrics import Meter, Metrics
+from gateway.metrics import Meter
+from gateway.pools import ModelPool
+from gateway.prompts import Limits, check_bias, encode
 from gateway.settings import GatewaySettings
-from gateway.tokenizer import Encoder
+from gateway.tools_intake import formed
+from gateway.tracing import RequestTrace
 from shared.clock import Clock
-from shared.errors import BadRequest, FabricUnavailable, NotFound, Refused
-from shared.fabric import Fabric, LogHead, SubmitAnswer, SubmitStatus
+from shared.errors import FabricError, FabricUnavailable, HeadstartError, NotFound, Refused
+from shared.fabric import LogHead, SubmitAnswer, SubmitStatus
 from shared.messages import Submission
+from shared.prefixes import prefix_hashes
 from shared.types import NO_GATEWAY, RequestId, RequestSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,107 +46,139 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An accepted request. `fresh` is false where an idempotency key led to an earlier one."""
+    """An accepted request: one head, or one for each prompt. `fresh` is false where an idempotency key led to an earlier one."""
 
-    head: LogHead
+    heads: tuple[LogHead, ...]
     fresh: bool
 
 
-class Intake:
-    """The way in. `watch` is told of every fresh request, with the meter that wants to hear its log."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One prompt on its way into the pool."""
 
-    def __init__(
-        self,
-        settings: GatewaySettings,
-        fabric: Fabric,
-        encoder: Encoder,
-        listeners: Listeners,
-        metrics: Metrics,
-        clock: Clock,
-        watch: Callable[[RequestId, Meter], None],
-    ) -> None:
+    head: LogHead
+    submission: Submission
+    meter: Meter
+    trace: RequestTrace
+
+
+class Intake:
+    """The way into one pool."""
+
+    def __init__(self, settings: GatewaySettings, pool: ModelPool, clock: Clock) -> None:
         self._settings = settings
-        self._fabric = fabric
-        self._encoder = encoder
-        self._listeners = listeners
-        self._metrics = metrics
+        self._pool = pool
         self._clock = clock
-        self._watch = watch
-        self._model_tokens = settings.model_tokens
 
     async def accept(self, ask: Ask, caller: Caller) -> Accepted:
         """Raises `BadRequest`, `NotFound`, `Conflict`, `Refused` or `FabricUnavailable`; nothing is left behind then."""
-        meter = Meter(self._metrics, 0)
-        if ask.model != self._settings.served_model_name:
-            raise unknown_model(ask.model, self._settings.served_model_name)
-        prompt = await self._encode(ask)
-        head = self._head(ask, prompt, caller)
-        answer = await self._submit(head, self._submission(ask, head), caller)
-        if answer.status is SubmitStatus.REPEATED:
-            return Accepted(await self._earlier(answer.request_id), fresh=False)
-        self._check(answer)
-        meter.prompt_tokens = len(prompt)
-        meter.start()
-        self._watch(head.spec.request_id, meter)
-        return Accepted(head, fresh=True)
-
-    async def _submit(self, head: LogHead, submission: Submission, caller: Caller) -> SubmitAnswer:
+        traces = [RequestTrace() for _ in ask.prompts]
         try:
-            await self._fabric.create_log(head)
-            return await self._fabric.submit(submission, idempotency_key=caller.scoped_key, body_digest=caller.body_digest)
+            return await self._accept(ask, caller, traces)
+        except BaseException as error:
+            for trace in traces:
+                trace.refused(error)
+            raise
+
+    async def _accept(self, ask: Ask, caller: Caller, traces: Sequence[RequestTrace]) -> Accepted:
+        parts = await self._parts(ask, caller, traces)
+        # Part 0 is the commit: only it knows the idempotency key, and who finds it finds all others accepted.
+        told: list[_Part] = []
+        try:
+            for part in reversed(parts[1:]):
+                self._check(await self._submit(part, Caller(caller.owner_key)))
+                told.append(part)
+            answer = await self._submit(parts[0], caller)
+            if answer.status is SubmitStatus.REPEATED:
+                await self._take_back(told)
+                earlier = await self._earlier(answer.request_id)
+                for part in parts:
+                    part.trace.repeated()
+                return Accepted((earlier,), fresh=False)
+            self._check(answer)
+        except HeadstartError:
+            await self._take_back(told)
+            raise
+        for part in parts:
+            self._begin(part)
+        return Accepted(tuple(part.head for part in parts), fresh=True)
+
+    def _begin(self, part: _Part) -> None:
+        """Accepted: from now on its log is listened to."""
+        spec = part.head.spec
+        part.meter.start()
+        self._pool.follower.attach(spec.request_id, part.meter)
+        part.trace.accepted(spec.request_id, spec.model, len(spec.prompt))
+        if part.trace.watches:
+            self._pool.follower.attach(spec.request_id, part.trace)
+        log.debug("accepted", extra={"request": spec.request_id, "prompt_tokens": len(spec.prompt)})
+
+    async def _parts(self, ask: Ask, caller: Caller, traces: Sequence[RequestTrace]) -> list[_Part]:
+        limits = Limits(self._pool.model_tokens, self._pool.room_tokens, self._settings.default_max_tokens)
+        check_bias(ask, self._pool.encoder.vocabulary)
+        ask = await formed(ask, self._pool.encoder)
+        request_id, created_ms = RequestId(secrets.token_hex(12)), self._clock.wall_ms()
+        parts = []
+        for number, (prompt, trace) in enumerate(zip(ask.prompts, traces, strict=True)):
+            param = ask.prompt_param if len(ask.prompts) == 1 else f"{ask.prompt_param}[{number}]"
+            meter = Meter(self._pool.metrics, 0)
+            ids = await encode(ask, prompt, param, self._pool.encoder, limits)
+            sampling = replace(
+                ask.sampling,
+                max_tokens=limits.max_tokens(ask, len(ids), param),
+                seed=secrets.randbelow(MAX_SEED + 1) if ask.seed is None else ask.seed,
+            )
+            salt = salt_of(caller.owner_key)
+            spec = RequestSpec(part_id(request_id, number), ask.model, ids, sampling, created_ms, salt, trace.text)
+            api = replace(ask.api, part=number, bundle=request_id if number else "", prefix=await self._echo(ask, prompt))
+            head = LogHead(spec, api.to_json(), caller.owner_key)
+            meter.prompt_tokens = len(ids)
+            parts.append(_Part(head, self._submission(ask, spec), meter, trace))
+        return parts
+
+    async def _echo(self, ask: Ask, prompt: Prompt) -> str:
+        if not ask.echo or isinstance(prompt, list):
+            return ""
+        return prompt if isinstance(prompt, str) else await self._pool.encoder.decode(prompt)
+
+    def _submission(self, ask: Ask, spec: RequestSpec) -> Submission:
+        background = ask.api.background
+        return Submission(
+            spec.request_id,
+            len(spec.prompt),
+            spec.sampling.max_tokens,
+            spec.created_ms,
+            priority=ask.priority,
+            timeout_s=ask.timeout_s,
+            background=background,
+            gateway=NO_GATEWAY if background else self._settings.gateway_id,
+            num_choices=spec.sampling.n,
+            prefix=prefix_hashes(spec.prompt, spec.salt),
+            trace=spec.trace,
+        )
+
+    async def _submit(self, part: _Part, caller: Caller) -> SubmitAnswer:
+        fabric = self._pool.fabric
+        try:
+            await fabric.create_log(part.head)
+            return await fabric.submit(part.submission, idempotency_key=caller.scoped_key, body_digest=caller.body_digest)
         except Refused:
-            self._metrics.rejected(SubmitStatus.NO_MEMORY)
+            self._pool.metrics.rejected(SubmitStatus.NO_MEMORY)
             raise
         except FabricUnavailable:
             # Perhaps it was accepted and only the answer was lost; nobody will listen, so let the grace period end it.
-            self._listeners.disown(submission.request_id)
+            self._pool.listeners.disown(part.submission.request_id)
             raise
 
-    async def _encode(self, ask: Ask) -> tuple[int, ...]:
-        if isinstance(ask.prompt, str):
-            return await self._encoder.encode_text(ask.prompt, ask.prompt_param)
-        if isinstance(ask.prompt, list):
-            return await self._encoder.encode_chat(ask.prompt, ask.prompt_param)
-        for position, token in enumerate(ask.prompt):
-            if not 0 <= token < self._encoder.vocabulary:
-                param = f"{ask.prompt_param}[{position}]"
-                raise BadRequest(f"'{param}' is {token}: token ids are 0 to {self._encoder.vocabulary - 1}.", param, "invalid_value")
-        return ask.prompt
-
-    def _head(self, ask: Ask, prompt: tuple[int, ...], caller: Caller) -> LogHead:
-        seed = secrets.randbelow(MAX_SEED + 1) if ask.seed is None else ask.seed
-        sampling = ask.sampling(self._max_tokens(ask, len(prompt)), seed)
-        spec = RequestSpec(RequestId(secrets.token_hex(12)), ask.model, prompt, sampling, self._clock.wall_ms())
-        return LogHead(spec, ask.api.to_json(), caller.owner_key)
-
-    def _max_tokens(self, ask: Ask, num_prompt: int) -> int:
-        room = self._model_tokens - num_prompt
-        if room < 1:
-            raise BadRequest(
-                f"'{ask.prompt_param}' has {num_prompt} tokens; the model's length is {self._model_tokens}, output included: shorten it.",
-                ask.prompt_param,
-                "context_length_exceeded",
-            )
-        if ask.max_tokens is None:
-            return min(room, self._settings.default_max_tokens)
-        if ask.max_tokens > room:
-            raise BadRequest(
-                f"'{ask.max_tokens_param}' is {ask.max_tokens}, but after a prompt of {num_prompt} tokens the model's length of "
-                f"{self._model_tokens} leaves {room}: ask for at most {room}, or shorten the prompt.",
-                ask.max_tokens_param,
-                "context_length_exceeded",
-            )
-        return ask.max_tokens
-
-    def _submission(self, ask: Ask, head: LogHead) -> Submission:
-        spec, background = head.spec, ask.api.background
-        gateway = NO_GATEWAY if background else self._settings.gateway_id
-        return Submission(
-            spec.request_id, len(spec.prompt), spec.sampling.max_tokens, spec.created_ms, background=background, gateway=gateway
-        )
+    async def _take_back(self, parts: list[_Part]) -> None:
+        """Parts of an answer that will not be: cancelled, and where even that fails, left to the grace period."""
+        for part in parts:
+            self._pool.listeners.disown(part.submission.request_id)
+            with suppress(FabricError):
+                await self._pool.fabric.cancel(part.submission.request_id)
 
     async def _earlier(self, request_id: RequestId) -> LogHead:
-        head = await self._fabric.head(request_id)
+        head = await self._pool.fabric.head(request_id)
         if head is None:
             raise NotFound(f"The earlier request {request_id} of this idempotency key has expired.", None, "expired")
         return head
@@ -145,16 +186,12 @@ class Intake:
     def _check(self, answer: SubmitAnswer) -> None:
         if answer.status is SubmitStatus.ACCEPTED:
             return
-        self._metrics.rejected(answer.status)
+        self._pool.metrics.rejected(answer.status)
         if answer.status is SubmitStatus.CONFLICT:
             raise Conflict("This Idempotency-Key was used with another body: use a new key for a new request.")
         if answer.status is SubmitStatus.NO_MEMORY:
             raise Refused("The server has no memory for this request now.", answer.retry_after_s or 5.0, memory=True)
         raise Refused("Too many requests are waiting: try again later.", answer.retry_after_s)
-
-
-def unknown_model(asked: str, served: str) -> NotFound:
-    return NotFound(f"The model '{asked}' does not exist: this server has '{served}'.", "model", "model_not_found")
 
 
 def digest(path: str, body: str) -> str:

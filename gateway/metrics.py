@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gateway.fold import LogLost
 from gateway.tail import Entries
+from gateway.tallies import TallyCounter, TallyHistogram
 from shared.messages import LogEnd, LogTokens
 from shared.types import FinishReason, Phase
 
@@ -23,22 +26,28 @@ LATENCY_BUCKETS = (
 )
 TOKEN_BUCKETS = tuple(float(step * 10**power) for power in range(6) for step in (1, 2, 5))
 
+S = TypeVar("S", Gauge, Histogram, Counter)
+
 
 class Metrics:
     """Every series of this process. Those under `vllm:` mean what vLLM's mean, seen from the front end that accepted the request."""
 
-    def __init__(self, model: str) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, model: str, beside: Metrics | None = None) -> None:
+        """`beside`: another model's of this process, under the same series names."""
+        self.registry: CollectorRegistry = beside.registry if beside else CollectorRegistry()
+        self._families: dict[str, Gauge | Histogram | Counter] = beside._families if beside else {}
         self._model = model
         self.running = self._gauge("vllm:num_requests_running", "Requests that have their first token and have not ended.")
         self.waiting = self._gauge("vllm:num_requests_waiting", "Accepted requests that have no token yet.")
         self.ttft = self._histogram("vllm:time_to_first_token_seconds", "From arrival at the gateway to the first token.", TTFT_BUCKETS)
-        self.itl = self._histogram("vllm:inter_token_latency_seconds", "Between tokens, by the owner's clock.", ITL_BUCKETS)
+        labels = {"model_name": model}
+        itl = ("vllm:inter_token_latency_seconds", "Between tokens, by the owner's clock.")
+        self.itl = TallyHistogram(*itl, ITL_BUCKETS, labels, self.registry)
         self.e2e = self._histogram("vllm:e2e_request_latency_seconds", "From arrival at the gateway to the end.", LATENCY_BUCKETS)
         self.prompt_sizes = self._histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", TOKEN_BUCKETS)
         self.generation_sizes = self._histogram("vllm:request_generation_tokens", "Generated tokens of a request.", TOKEN_BUCKETS)
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of accepted requests.").labels(model)
-        self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens generated.").labels(model)
+        self.generation_tokens = TallyCounter("vllm:generation_tokens", "Tokens generated.", labels, self.registry)
         self._success = self._counter("vllm:request_success", "Ended requests.", "finished_reason")
         self._rejected = self._counter("headstart:gateway_rejections", "Requests not accepted.", "reason")
         self._lost = self._counter("headstart:gateway_logs_lost", "Streams ended because the server lost their log.", "reason")
@@ -59,13 +68,20 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, ["model_name"], registry=self.registry).labels(self._model)
+        return self._family(name, lambda: Gauge(name, text, ["model_name"], registry=self.registry)).labels(self._model)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, ["model_name"], buckets=buckets, registry=self.registry).labels(self._model)
+        made = self._family(name, lambda: Histogram(name, text, ["model_name"], buckets=buckets, registry=self.registry))
+        return made.labels(self._model)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, ["model_name", *labels], registry=self.registry)
+        return self._family(name, lambda: Counter(name, text, ["model_name", *labels], registry=self.registry))
+
+    def _family(self, name: str, make: Callable[[], S]) -> S:
+        """A series is registered once, whatever the number of models."""
+        if name not in self._families:
+            self._families[name] = make()
+        return cast("S", self._families[name])
 
 
 @dataclass(slots=True)
@@ -106,8 +122,7 @@ class Meter:
             self.metrics.waiting.dec()
             self.metrics.running.inc()
         elif count:
-            for _ in range(count):
-                self.metrics.itl.observe(max(0, entry.at_ms - self.last_ms) / 1000 / count)
+            self.metrics.itl.observe(max(0, entry.at_ms - self.last_ms) / 1000 / count, count)
         self.generated += count
         self.last_ms, self.finish = entry.at_ms, entry.finish or self.finish
         self.metrics.generation_tokens.inc(count)

@@ -7,9 +7,12 @@ import asyncio
 import uvicorn
 
 from gateway.app import create_app
+from gateway.model_defaults import ModelDefaults
+from gateway.pools import ServedModel
 from gateway.server import run_app
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, model_length
 from gateway.tokenizer import Tokenizer
+from shared.keys import Keys
 from shared.processes import on_stop_signals
 from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
@@ -17,14 +20,29 @@ from shared.types import PoolId
 
 async def serve(settings: GatewaySettings) -> None:
     """Serves until SIGTERM or SIGINT, then lets open streams end (at most `shutdown_s`); a second signal ends it at once."""
-    tokenizer = Tokenizer.load(settings.model, settings.tokenizer_threads)
+    tokenizers = [
+        Tokenizer.load(settings.model, settings.tokenizer_threads, settings.tool_call_format),
+        *(Tokenizer.load(one.model, settings.tokenizer_threads) for one in settings.extra_models),
+    ]
     stop = asyncio.Event()
     on_stop_signals(stop.set)
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     try:
-        await run_app(create_app(settings, fabric, tokenizer), settings, stop)
+        # One connection for all pools: their keys differ, the server does not.
+        more = [
+            ServedModel(
+                extra.name,
+                RedisFabric(fabric.connection, Keys(PoolId(extra.pool)), fabric.settings),
+                tokenizer,
+                model_length(extra.model),
+                ModelDefaults.read(extra.model),
+            )
+            for extra, tokenizer in zip(settings.extra_models, tokenizers[1:], strict=True)
+        ]
+        await run_app(create_app(settings, fabric, tokenizers[0], more=more), settings, stop)
     finally:
-        tokenizer.close()
+        for tokenizer in tokenizers:
+            tokenizer.close()
         await fabric.disconnect()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.fold import Body, Fold, Json
+from gateway.logprobs import content_logprobs
 from shared.messages import LogTokens
 from shared.types import FinishReason, Phase
 
@@ -20,19 +21,19 @@ class ResponseFold(Fold):
         if first:
             yield from self._start()
         if entry.text:
-            yield self._event("response.output_text.delta", **self._place(), delta=entry.text, logprobs=[])
+            yield self._event("response.output_text.delta", **self._place(), delta=entry.text, logprobs=self._news())
 
     def _start(self) -> Iterator[Body]:
         # The item starts empty, whatever text the first entry brings along.
         item = {**self._item("in_progress"), "content": []}
         yield self._event("response.in_progress", response={**self.answer(), "output": []})
         yield self._event("response.output_item.added", output_index=0, item=item)
-        yield self._event("response.content_part.added", **self._place(), part=_part(""))
+        yield self._event("response.content_part.added", **self._place(), part=_part("", []))
 
     def _finished(self) -> Iterator[Body]:
-        text = self.transcript.text
-        yield self._event("response.output_text.done", **self._place(), text=text, logprobs=[])
-        yield self._event("response.content_part.done", **self._place(), part=_part(text))
+        text, told = self.transcript.text, self._told()
+        yield self._event("response.output_text.done", **self._place(), text=text, logprobs=told)
+        yield self._event("response.content_part.done", **self._place(), part=_part(text, told))
         yield self._event("response.output_item.done", output_index=0, item=self._item(self.status))
         yield self._event(f"response.{self.status}", response=self.answer())
 
@@ -68,9 +69,7 @@ class ResponseFold(Fold):
             "model": self.model,
             "output": [self._item(_item_status(status))] if self.transcript.started else [],
             "usage": self._usage() if end is not None else None,
-            "max_output_tokens": self.head.spec.sampling.max_tokens,
-            "temperature": self.head.spec.sampling.temperature,
-            "top_p": self.head.spec.sampling.top_p,
+            **self._sampling(),
             **_NOT_SERVED,
             **self.api.echo,
         }
@@ -91,14 +90,35 @@ class ResponseFold(Fold):
             "type": "message",
             "role": "assistant",
             "status": status,
-            "content": [_part(self.transcript.text)],
+            "content": [_part(self.transcript.text, self._told())],
         }
+
+    def _sampling(self) -> Json:
+        sampling = self.head.spec.sampling
+        return {
+            "max_output_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "top_logprobs": sampling.top_logprobs,
+            "previous_response_id": f"{self.api.kind.prefix}{self.api.previous}" if self.api.previous else None,
+        }
+
+    def _news(self) -> list[Json]:
+        """Log probabilities that no event has shown yet."""
+        logprobs = self.transcript.choices[0].logprobs
+        return [] if logprobs is None else content_logprobs(logprobs.news(), self.names)
+
+    def _told(self) -> list[Json]:
+        logprobs = self.transcript.choices[0].logprobs
+        return [] if logprobs is None else content_logprobs(logprobs.tokens, self.names)
 
     def _usage(self) -> Json:
         prompt, generated = self.transcript.prompt_tokens, self.transcript.generated
         return {
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": self.transcript.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": generated,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": prompt + generated,
@@ -109,12 +129,8 @@ _NOT_SERVED: Json = {
     "parallel_tool_calls": True,
     "tool_choice": "auto",
     "tools": [],
-    "previous_response_id": None,
     "truncation": "disabled",
     "text": {"format": {"type": "text"}},
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "top_logprobs": 0,
     "reasoning": None,
     "max_tool_calls": None,
     "service_tier": "default",
@@ -128,8 +144,8 @@ _NOT_SERVED: Json = {
 """Fields that clients require to be present, at the values that say "not used"; `ApiHead.echo` has the ones that were sent."""
 
 
-def _part(text: str) -> Json:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, logprobs: list[Json]) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def _error(message: str, code: str) -> Json:

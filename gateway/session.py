@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from gateway.bundle import BundleFold
 from gateway.fold import Event, Fold, LogLost
 from gateway.follower import Follower
 from gateway.listeners import Listeners
@@ -40,17 +41,47 @@ class Session:
             return
 
 
+class BundleSession(Session):
+    """Several logs as one stream, prompt after prompt: the numbers then depend on the logs alone.
+
+    While one prompt's log is read nothing of the later ones is held here; their requests run all the same.
+    """
+
+    def __init__(self, fold: BundleFold, follower: Follower) -> None:
+        self.fold: BundleFold = fold
+        self._follower = follower
+
+    async def events(self, idle_s: float) -> AsyncIterator[list[Event]]:
+        for part in self.fold.parts:
+            yield self.fold.opening_of(part)
+            with self._follower.follow(part.request_id) as following:
+                while not part.ended:
+                    yield self.fold.feed_of(part, await following.next(idle_s))
+            if self.fold.failed:
+                return
+        yield self.fold.closing()
+
+
 @contextmanager
 def open_session(fold: Fold, follower: Follower, listeners: Listeners | None, *, known: bool = False) -> Iterator[Session]:
-    """Follows the fold's log; with `listeners`, the request counts as listened to meanwhile (`known`: its submission said so)."""
-    if listeners is not None:
-        listeners.enter(fold.request_id, known=known)
-    try:
-        with follower.follow(fold.request_id) as following:
-            yield Session(fold, following)
-    finally:
+    """Follows the fold's logs; with `listeners`, its requests count as listened to meanwhile (`known`: their submissions said so)."""
+    parts = fold.parts if isinstance(fold, BundleFold) else (fold,)
+    for part in parts:
         if listeners is not None:
-            listeners.leave(fold.request_id, ended=fold.ended)
+            listeners.enter(part.request_id, known=known)
+    try:
+        with ExitStack() as stack:
+            yield _session(fold, follower, stack)
+    finally:
+        for part in parts:
+            if listeners is not None:
+                listeners.leave(part.request_id, ended=part.ended)
+
+
+def _session(fold: Fold, follower: Follower, stack: ExitStack) -> Session:
+    if isinstance(fold, BundleFold):
+        return BundleSession(fold, follower)
+    return Session(fold, stack.enter_context(follower.follow(fold.request_id)))
 
 
 async def frames_or_break(session: Session, idle_s: float) -> AsyncIterator[list[Event]]:

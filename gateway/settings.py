@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import json
 import secrets
@@ -11,7 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import ConfigError
+from shared.grammar import CALL_FORMATS
 from shared.types import GatewayId
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraModel:
+    """One more model behind the same gateway, in a pool of its own."""
+
+    name: str
+    model: Path
+    pool: str
+
+    @classmethod
+    def parse(cls, text: str) -> ExtraModel:
+        """`NAME=DIRECTORY@POOL`. Raises `ConfigError`."""
+        name, _, rest = text.partition("=")
+        model, _, pool = rest.rpartition("@")
+        _need(bool(name and model and pool), f"--extra-model {text} must read NAME=DIRECTORY@POOL")
+        _need(Path(model).is_dir(), f"--extra-model {text}: {model} is no directory")
+        return cls(name, Path(model), pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +44,8 @@ class GatewaySettings:
     port: int = 8000
     """0 takes a free port; what was taken is logged."""
     pool: str = "default"
+    extra_models: tuple[ExtraModel, ...] = ()
+    """Further models, each in a pool of its own; requests go by `model`."""
     max_model_tokens: int = 0
     """Prompt and output together; 0: as the model's `config.json` says."""
     default_max_tokens: int = 4096
@@ -41,6 +61,8 @@ class GatewaySettings:
     verify_s: float = 30.0
     """Silence of a followed log after which it is checked that the server still has it."""
     beat_s: float = 1.0
+    watch_s: float = 5.0
+    """How often the gateway looks which workers there are: what does not fit any of them is refused at the door."""
     buffer_entries: int = 512
     """Log entries kept for one slow client; beyond, it reads them again from the log later."""
     cancel_wait_s: float = 5.0
@@ -48,6 +70,8 @@ class GatewaySettings:
     shutdown_s: float = 30.0
     """How long open streams may go on after SIGTERM."""
     tokenizer_threads: int = 2
+    tool_call_format: str = ""
+    """How the first model writes tool calls, where its template does not say it: a name in `CALL_FORMATS`."""
     gateway_id: GatewayId = field(default_factory=lambda: GatewayId(f"gw-{secrets.token_hex(6)}"))
     """One life of this process: its listeners hold while it beats."""
 
@@ -57,17 +81,19 @@ class GatewaySettings:
         _need(0 <= self.port <= 65535, f"--port {self.port} is no port: choose 0..65535")
         _need(self.max_model_tokens >= 0, "--max-model-tokens must be positive, or 0 to read it from the model's config.json")
         need_keys(self.host, self.api_keys, no_auth=self.no_auth)
-        for name in ("default_max_tokens", "ping_s", "poll_s", "verify_s", "beat_s", "buffer_entries", "tokenizer_threads"):
+        names = [self.served_model_name, *(extra.name for extra in self.extra_models)]
+        pools = [self.pool, *(extra.pool for extra in self.extra_models)]
+        _need(len(set(names)) == len(names), f"--extra-model: {', '.join(names)} name a model twice")
+        _need(len(set(pools)) == len(pools), f"--extra-model: a pool serves one model, but {', '.join(pools)} name one twice")
+        formats = ", ".join(CALL_FORMATS)
+        _need(self.tool_call_format in ("", *CALL_FORMATS), f"--tool-call-format {self.tool_call_format}: choose one of {formats}")
+        for name in ("default_max_tokens", "ping_s", "poll_s", "verify_s", "beat_s", "watch_s", "buffer_entries", "tokenizer_threads"):
             _need(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be positive")
 
     @property
     def model_tokens(self) -> int:
         """Most tokens of prompt and output together."""
         return self.max_model_tokens or model_length(self.model)
-
-    def owner_of(self, api_key: str) -> str:
-        """The digest that marks whose a request is; empty when no keys are needed."""
-        return hashlib.sha256(api_key.encode()).hexdigest()[:32] if self.api_keys else ""
 
 
 def model_length(model_dir: Path) -> int:
@@ -91,6 +117,19 @@ def api_keys_of(given: Iterable[str]) -> tuple[str, ...]:
         _need(bool(found), "--api-key holds no key: give one, or leave the option out")
         keys += found
     return tuple(dict.fromkeys(keys))
+
+
+def keys_in(path: Path | None) -> tuple[str, ...]:
+    """The keys of a file, one a line; empty lines and those that start with `#` say nothing. Raises `ConfigError`."""
+    if path is None:
+        return ()
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--api-keys-file {path} cannot be read ({error})") from error
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    _need(bool(keys), f"--api-keys-file {path} holds no key: write one a line")
+    return keys
 
 
 def need_keys(host: str, api_keys: tuple[str, ...], *, no_auth: bool) -> None:

@@ -6,7 +6,7 @@ an id, and crashes. A ping is a comment with a single newline, which no decoder 
 
 from __future__ import annotations
 
-from pydantic_core import to_json
+import orjson
 
 from gateway.fold import Event
 
@@ -23,7 +23,7 @@ def encode(event: Event, *, with_id: bool = False) -> bytes:
         head += b"id: %d\n" % event.number
     if event.name:
         head += b"event: " + event.name.encode() + b"\n"
-    return head + b"data: " + to_json(event.data) + b"\n\n"
+    return head + b"data: " + orjson.dumps(event.data) + b"\n\n"
 
 
 def encode_all(events: list[Event], *, after: int = -1, with_id: bool = False) -> bytes:

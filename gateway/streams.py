@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager
+from typing import Any
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 from prometheus_client import Gauge
 from starlette.types import Receive, Scope, Send
 
@@ -18,7 +18,7 @@ CLIENT_GONE = 499
 """Nobody reads this answer; the number is what logs of proxies call it."""
 
 
-class EventStream(StreamingResponse):
+class EventStream(Response):
     """A session as SSE. The session opens when the answer begins and closes whatever ends it: its end, a disconnect, a shutdown."""
 
     def __init__(
@@ -29,26 +29,32 @@ class EventStream(StreamingResponse):
         self._after = after
         self._with_id = with_id
         self._open_streams = open_streams
-        super().__init__(iter(()), media_type="text/event-stream", headers=HEADERS)
+        super().__init__(media_type="text/event-stream", headers=HEADERS)
+        del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._opening as session, self._open_streams.track_inprogress():
-            self.body_iterator = self._frames(session)
-            await super().__call__(scope, receive, send)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            told_all = await until_gone(self._stream(session, send), receive)
+        if told_all:
+            # Who reads this may count on the session being closed.
+            await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
-    async def _frames(self, session: Session) -> AsyncIterator[bytes]:
+    async def _stream(self, session: Session, send: Send) -> None:
+        """One write for all events that are there: `send` waits while the client does not read."""
         async for events in frames_or_break(session, self._ping_s):
-            if events:
-                yield encode_all(events, after=self._after, with_id=self._with_id)
-            else:
-                yield PING
-        yield DONE
+            body = encode_all(events, after=self._after, with_id=self._with_id) if events else PING
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 async def wait_for_end(session: Session, request: Request) -> bool:
     """Folds to the end; false if the client left before. Raises `LogLost`."""
-    ending = asyncio.create_task(session.run_to_end())
-    leaving = asyncio.create_task(_gone(request))
+    return await until_gone(session.run_to_end(), request.receive)
+
+
+async def until_gone(answering: Coroutine[Any, Any, None], receive: Receive) -> bool:
+    """Runs to its end, which it raises if it is an error; false if the client left before: then it is cancelled."""
+    ending, leaving = asyncio.create_task(answering), asyncio.create_task(_gone(receive))
     try:
         await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
@@ -61,8 +67,8 @@ async def wait_for_end(session: Session, request: Request) -> bool:
         await asyncio.gather(ending, leaving, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 

@@ -31,6 +31,7 @@ class TokenizerFiles:
     tokenizer: Any
     """A `tokenizers.Tokenizer`."""
     chat_template: ChatTemplate | None
+    model_dir: Path
 
 
 def read_tokenizer(model_dir: Path) -> TokenizerFiles:
@@ -46,7 +47,7 @@ def read_tokenizer(model_dir: Path) -> TokenizerFiles:
     tokenizer.add_tokens(list(_missing_tokens(tokenizer, config, named)))
     tokenizer.encode_special_tokens = bool(config.get("split_special_tokens", False))
     source = _template_source(model_dir, config)
-    return TokenizerFiles(tokenizer, _compiled(model_dir, source, named) if source else None)
+    return TokenizerFiles(tokenizer, _compiled(model_dir, source, named) if source else None, model_dir)
 
 
 def _backend(path: Path) -> Any:

@@ -137,6 +137,9 @@ class Backlog:
             request.assists_lost,
             request.submission.priority,
             request.deadline,
+            request.submission.num_choices,
+            request.submission.num_prompt,
+            request.submission.prefix,
         )
 
     def check(self) -> None:

@@ -25,32 +25,46 @@ def own_blocks(worker: WorkerView, head_start: HeadStartView | None) -> int:
     return head_start.offered // worker.block_tokens
 
 
+def own_seconds(worker: WorkerView, giver: WorkerView | None, waiting: WaitingView, cut: int, cached: int) -> float:
+    """Seconds until this worker has the whole prompt: its queue, the pull, and the prefill of what neither cache nor pull brings."""
+    pull = pull_seconds(worker, giver, cut - cached) if giver is not None and cut > cached else 0.0
+    return queued_seconds(worker) + pull + prefill_seconds(worker, max(cut, cached), waiting.num_tokens)
+
+
 def assign_amount(worker: WorkerView, waiting: WaitingView, cut: int = 0) -> Amount:
-    """What owning this request takes, `[0, cut)` being computed elsewhere: the prompt and the expected output.
+    """What owning this request takes, `[0, cut)` being computed elsewhere or cached: the prompt once, and each choice's expected output.
 
     At most the whole worker: a request whose prompt fits is not kept from it by an output that might not.
     """
     head_start = waiting.head_start
     held = own_blocks(worker, head_start)
-    blocks = min(worker.total_blocks, blocks_for(waiting.num_tokens + waiting.expected_output, worker.block_tokens))
+    each = blocks_for(waiting.num_tokens + waiting.expected_output, worker.block_tokens)
+    shared = max(0, waiting.num_prompt - 1) // worker.block_tokens
+    others = waiting.num_choices - 1
+    blocks = min(worker.total_blocks, each + others * (each - shared))
     own = head_start is not None and head_start.worker == worker.ref
-    return Amount(waiting.num_tokens - cut, max(0, blocks - held), 0 if own else 1)
+    tokens = waiting.num_tokens - cut + others * (waiting.num_tokens - shared * worker.block_tokens)
+    return Amount(tokens, max(0, blocks - held), waiting.num_choices - own)
 
 
 def fits(worker: WorkerView, waiting: WaitingView) -> bool:
-    """Whether the worker could take this request now. An idle worker needs room for the prompt alone."""
+    """Whether the worker could take this request now. An idle worker needs room for the prompt alone, and a place for one choice."""
     needed = assign_amount(worker, waiting)
-    if not can_hold(worker, waiting.num_tokens) or worker.free.tokens <= 0 or needed.sequences > worker.free.sequences:
+    idle = worker.owned == 0
+    places = needed.sequences - (waiting.num_choices - 1 if idle else 0)
+    if not can_hold(worker, waiting.num_tokens) or worker.free.tokens <= 0 or places > worker.free.sequences:
         return False
     if needed.blocks <= worker.free.blocks:
         return True
     prompt = blocks_for(waiting.num_tokens + 1, worker.block_tokens) - own_blocks(worker, waiting.head_start)
-    return worker.owned == 0 and prompt <= worker.free.blocks
+    return idle and prompt <= worker.free.blocks
 
 
 def granted(worker: WorkerView, amount: Amount) -> Amount:
-    """What is written down for a job that `fits`: never more blocks than there are."""
-    return amount._replace(blocks=min(amount.blocks, max(0, worker.free.blocks)))
+    """What is written down for a job that `fits`: never more blocks or places than there are."""
+    return amount._replace(
+        blocks=min(amount.blocks, max(0, worker.free.blocks)), sequences=min(amount.sequences, max(0, worker.free.sequences))
+    )
 
 
 def assist_amount(worker: WorkerView, limit: int) -> Amount:

@@ -185,6 +185,9 @@ class Fleet:
             del self._current[worker.ref.worker]
         self._unlist(worker.ref)
 
+    def is_free_owner(self, ref: WorkerRef) -> bool:
+        return ref in self._free
+
     def refresh(self, worker: Worker) -> None:
         """Call after any change of a worker: its view and its places in the queues follow."""
         view = worker.view()

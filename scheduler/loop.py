@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Watch = Callable[[SchedulerEvent, Sequence[SchedulerCommand], float], None]
+"""Told of every event, what the core made of it and in how many seconds: quick, decides nothing, never raises."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
@@ -70,6 +73,7 @@ class SchedulerLoop:
 
     def __init__(self, core: SchedulerCore, fabric: Fabric, clock: Clock, settings: LoopSettings) -> None:
         self.core = core
+        self.watches: list[Watch] = []
         self._fabric = fabric
         self._clock = clock
         self._settings = settings
@@ -90,7 +94,7 @@ class SchedulerLoop:
                 except FabricError as error:
                     log.warning("leading was interrupted: %s", error)
                 finally:
-                    self.core.handle(Deposed(), self._clock.monotonic())
+                    self.feed([Deposed()])
         finally:
             await self._resign()
 
@@ -159,7 +163,11 @@ class SchedulerLoop:
         """The one door to the core."""
         now = self._clock.monotonic()
         for event in events:
-            for command in self.core.handle(event, now):
+            began = self._clock.monotonic()
+            commands = self.core.handle(event, now)
+            for watch in self.watches:
+                watch(event, commands, self._clock.monotonic() - began)
+            for command in commands:
                 if isinstance(command, TellStory):
                     # Dated by the decision: behind the writes it would come after what a worker made of it.
                     self._stories.add(command.request_id, command.what, command.data)

@@ -80,6 +80,7 @@ class Members:
         for held in list(worker.head_starts.values()):
             self._state.lose_head_start(held, "worker gone")
         self._state.fleet.remove(worker)
+        self._state.prefixes.forget(worker.ref)
         self._state.liveness.forget(worker.ref)
         for request in list(worker.running.values()):
             self._moves.move(request, cause, now)

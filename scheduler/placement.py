@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from scheduler.cost_model import assign_amount, assist_amount, fits, granted, prefill_seconds, pull_seconds, queued_seconds
 from scheduler.events import Place, Placed
 from scheduler.fleet import Worker
@@ -49,7 +51,7 @@ class Placement:
             fleet.news.discard(view.ref)
             take = self._policy.take(self.view(), view)
             if take is not None:
-                self._assign(view, take, now)
+                self._assign(fleet.views[take.worker or view.ref], take, now)
                 asked = 0
             elif not self._make_room(view, now):
                 asked += 1
@@ -72,7 +74,7 @@ class Placement:
 
     def view(self) -> ClusterView:
         fleet = self._state.fleet
-        return ClusterView(fleet.views, self._state.backlog, fleet.roles, len(fleet.soon_free))
+        return ClusterView(fleet.views, self._state.backlog, fleet.roles, len(fleet.soon_free), self._state.prefixes, fleet.is_free_owner)
 
     # -- an owner takes
 
@@ -87,13 +89,17 @@ class Placement:
         request.enter(Stage.PLACING)
         request.owner, request.seq, request.placed_at = view.ref, self._state.next_job(), now
         request.source, request.computed, request.missing_since = self._source(request, take), -1, None
-        worker.promise(request.seq, granted(view, assign_amount(view, waiting, take.cut)))
+        request.remembered = 0
+        worker.promise(request.seq, granted(view, assign_amount(view, waiting, max(take.cut, self._cached(view, waiting)))))
         worker.incoming[request.request_id] = request
         job = Assign(request.seq, request.request_id, request.attempt, request.num_tokens, request.source)
         self._state.write(request, Place(view.ref, job), now)
         self._settle_head_start(request, view.ref, now)
         self._state.fleet.refresh(worker)
         self._state.note(request.request_id, "assigned", **story)
+
+    def _cached(self, view: WorkerView, waiting: WaitingView) -> int:
+        return self._state.prefixes.cached_tokens(view.ref, waiting.prefix, waiting.num_tokens)
 
     def _source(self, request: LiveRequest, take: Take) -> Source | None:
         held = request.head_start
@@ -210,23 +216,23 @@ class Placement:
             "offered": held.offered if held else 0,
             "pull_s": round(pull_seconds(chosen, giver, take.cut), 6) if giver else 0.0,
             "saved_s": round(prefill_seconds(chosen, 0, take.cut), 6),
-            "considered": self._considered(waiting),
+            "prefix": self._cached(chosen, waiting),
+            "considered": self._considered(chosen, waiting),
             "waiting": len(self._state.backlog) - 1,
         }
 
-    def _considered(self, waiting: WaitingView) -> list[dict[str, object]]:
-        """The free owners, best first, with the parts of their score."""
-        considered: list[dict[str, object]] = []
-        for key in self._state.fleet.free_owners:
-            if len(considered) == CONSIDERED:
-                break
-            view = self._state.fleet.views[key[-1]]
-            considered.append(
-                {
-                    "worker": str(view.ref),
-                    "queued_s": round(queued_seconds(view), 6),
-                    "prefill_s": round(prefill_seconds(view, 0, waiting.num_tokens), 6),
-                    "free_blocks": view.free.blocks,
-                }
-            )
-        return considered
+    def _considered(self, chosen: WorkerView, waiting: WaitingView) -> list[dict[str, object]]:
+        """The free owners, best first, with the parts of their score; the chosen one among them, wherever it stands."""
+        views = self._state.fleet.views
+        first = [views[key[-1]] for key in islice(self._state.fleet.free_owners, CONSIDERED)]
+        return [self._score(view, waiting) for view in (first if chosen in first else [*first[: CONSIDERED - 1], chosen])]
+
+    def _score(self, view: WorkerView, waiting: WaitingView) -> dict[str, object]:
+        cached = self._cached(view, waiting)
+        return {
+            "worker": str(view.ref),
+            "queued_s": round(queued_seconds(view), 6),
+            "prefill_s": round(prefill_seconds(view, cached, waiting.num_tokens), 6),
+            "prefix": cached,
+            "free_blocks": view.free.blocks,
+        }

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 from scheduler.core import SchedulerCore
 from scheduler.loop import LoopSettings, SchedulerLoop
+from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
+from scheduler.tracing import SchedulerTracing
 from shared.clock import SystemClock
+from shared.metrics import NO_DOOR, MetricsDoor, shown
 from shared.processes import LOOP_ASK_AGAIN_S, cancel_all, on_stop_signals
 from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
@@ -32,6 +35,7 @@ class SchedulerProcessSettings:
     grace_s: float = 10.0
     max_crashes: int = 3
     max_waiting: int = 10_000
+    metrics: MetricsDoor = NO_DOOR
 
     @property
     def core(self) -> SchedulerSettings:
@@ -51,11 +55,14 @@ async def serve(settings: SchedulerProcessSettings) -> None:
     name = f"scheduler-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     loop = SchedulerLoop(core, fabric, SystemClock(), LoopSettings(name, max_waiting=settings.max_waiting))
+    metrics = SchedulerMetrics(SystemClock())
+    loop.watches += [metrics.watch, SchedulerTracing(SystemClock()).watch]
     running, stop = asyncio.create_task(loop.run()), asyncio.Event()
     on_stop_signals(stop.set)
     stopped = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
+        with shown(metrics.registry, settings.metrics):
+            await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
         # The loop gives its lease back on the way out.
         await cancel_all([running, stopped], LOOP_ASK_AGAIN_S)

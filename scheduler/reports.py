@@ -9,7 +9,7 @@ from scheduler.moves import Moves
 from scheduler.requests import HeadStart, LiveRequest, Stage, whole_limit
 from scheduler.state import State
 from shared.messages import AssistState, OwnedState, ReleaseAssist, Report, Returned, Revoke
-from shared.types import MoveCause, RequestId
+from shared.types import GRANULE_TOKENS, MoveCause, RequestId, whole_granules
 
 FENCED = frozenset({Stage.REQUEUING, Stage.ENDING})
 
@@ -33,7 +33,7 @@ class Reports:
         self._state.roles_stale |= worker.hear(report)
         self._forget_told(worker, now)
         for request_id in report.closed:
-            self._closed(request_id, now)
+            self._closed(worker, request_id, now)
         for returned in report.returned:
             self._returned(worker, returned, now)
         self._owned(worker, report, now)
@@ -56,12 +56,14 @@ class Reports:
 
     # -- requests
 
-    def _closed(self, request_id: RequestId, now: float) -> None:
+    def _closed(self, worker: Worker, request_id: RequestId, now: float) -> None:
         request = self._state.requests.get(request_id)
         if request is None:
             return
+        if request.ending is None and worker.running.get(request_id) is request:
+            self._state.remember_prefix(worker, request, request.submission.num_prompt)
         if request.ending is None and request.computed >= 0:
-            self._state.lengths.learn(request.submission.num_prompt, request.delivered)
+            self._state.lengths.learn(request.submission.num_prompt, request.delivered // request.submission.num_choices)
         self._moves.drop(request, now)
 
     def _owned(self, worker: Worker, report: Report, now: float) -> None:
@@ -72,6 +74,8 @@ class Reports:
             if request is not None and request.attempt == own.attempt:
                 listed += 1
                 request.num_tokens, request.computed, request.missing_since = own.num_tokens, own.num_computed, None
+                if request.submission.prefix and own.num_computed >= request.remembered + GRANULE_TOKENS:
+                    self._remember(worker, request, own.num_computed)
                 if request.ending is not None:
                     self._moves.ask_owner_to_end(request, now)
             elif (known := self._state.requests.get(own.request_id)) is not None:
@@ -82,6 +86,13 @@ class Reports:
         worker.strangers = strangers
         if listed < len(running):
             self._audit(worker, report, now)
+
+    def _remember(self, worker: Worker, request: LiveRequest, computed: int) -> None:
+        """Once per granule of the prompt."""
+        whole = whole_granules(min(computed, request.submission.num_prompt))
+        if whole > request.remembered:
+            request.remembered = whole
+            self._state.remember_prefix(worker, request, whole)
 
     def _stranger(self, worker: Worker, own: OwnedState, since: float, now: float) -> None:
         """Unknown for a whole period: it has ended, and its owner does not know yet."""
@@ -128,7 +139,7 @@ class Reports:
             elif held.released:
                 self._state.tell(worker, ReleaseAssist(held.assist), now)
             else:
-                self._advance(held, listed, now)
+                self._advance(worker, held, listed, now)
         present = {listed.assist for listed in report.assists}
         for held in [held for held in worker.head_starts.values() if held.assist not in present]:
             if self._vanished(held, report, now):
@@ -147,9 +158,11 @@ class Reports:
     def _placed_without(self, request: LiveRequest) -> bool:
         return request.stage is Stage.PLACING or (request.stage is Stage.RUNNING and request.seq is not None)
 
-    def _advance(self, held: HeadStart, listed: AssistState, now: float) -> None:
-        held.offered, held.stopped = listed.offered, listed.stopped
+    def _advance(self, worker: Worker, held: HeadStart, listed: AssistState, now: float) -> None:
         request = self._state.requests[held.request_id]
+        if listed.offered > held.offered:
+            self._state.remember_prefix(worker, request, listed.offered)
+        held.offered, held.stopped = listed.offered, listed.stopped
         if request.stage is Stage.RUNNING and request.owner != held.worker and self._passed(request, held):
             self._moves.release(held, now)
 

@@ -101,6 +101,8 @@ class LiveRequest:
     cause: MoveCause = MoveCause.LOST_JOB
     head_start: HeadStart | None = None
     assists_lost: int = 0
+    remembered: int = 0
+    """Tokens of it that its owner is remembered to hold in cache."""
     story: list[str] = field(default_factory=list)
     """The last stages, for errors."""
 
@@ -137,6 +139,7 @@ class LiveRequest:
         """Takes over what the record says; what only this leader knows stays."""
         self.phase, self.attempt, self.crashes, self.num_tokens = record.phase, record.attempt, record.crashes, record.num_tokens
         self.owner, self.seq, self.source, self.computed, self.missing_since = record.owner, None, None, -1, None
+        self.remembered = 0
         if record.cancel_asked and self.ending is None:
             self.ending = CANCELLED
 

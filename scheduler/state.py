@@ -10,6 +10,7 @@ from scheduler.listeners import Listeners
 from scheduler.liveness import Liveness
 from scheduler.outbox import Outbox
 from scheduler.output_lengths import OutputLengths
+from scheduler.prefixes import PrefixMemory
 from scheduler.requests import HeadStart, LiveRequest, Stage
 from scheduler.settings import SchedulerSettings
 from shared.messages import Control
@@ -35,6 +36,7 @@ class State:
         self.orders: Outbox[AssistId] = Outbox(settings.retry_s)
         self.fleet = Fleet(settings.max_assists)
         self.liveness = Liveness(settings.liveness_s)
+        self.prefixes = PrefixMemory()
         self.listeners = Listeners(settings.liveness_s, settings.grace_s)
         self.deadlines: Alarms[RequestId] = Alarms()
         self.patience: Alarms[RequestId] = Alarms()
@@ -68,6 +70,13 @@ class State:
     def next_job(self) -> JobSeq:
         self.job_number += 1
         return JobSeq(self.epoch, self.job_number)
+
+    # -- prefixes
+
+    def remember_prefix(self, worker: Worker, request: LiveRequest, tokens: int) -> None:
+        """The worker has computed or been given so many tokens of the request: it should hold them in cache from now on."""
+        if worker.info is not None and worker.info.prefix_cache and request.submission.prefix:
+            self.prefixes.note(worker.ref, request.submission.prefix, tokens, worker.info.total_blocks * worker.info.block_tokens)
 
     # -- head starts: the request, the worker's ledger and the backlog agree
 
@@ -106,6 +115,7 @@ class State:
         """Raises `AssertionError` if the books do not agree with themselves."""
         self.backlog.check()
         self.fleet.check()
+        self.prefixes.check()
         self.listeners.check(set(self.requests))
         for request in self.requests.values():
             self._check_request(request)

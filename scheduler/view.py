@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -93,6 +93,11 @@ class WaitingView:
     """Head starts of it that vanished."""
     priority: int
     deadline: float
+    num_choices: int = 1
+    num_prompt: int = 0
+    """Of `num_tokens`, those that all choices have in common."""
+    prefix: bytes = b""
+    """Names of its beginnings (see `shared.prefixes`): who may hold them in cache."""
 
 
 class WaitingLine(Protocol):
@@ -107,6 +112,35 @@ class WaitingLine(Protocol):
         ...
 
     def get(self, request_id: RequestId) -> WaitingView | None: ...
+
+
+class Prefixes(Protocol):
+    """Who should hold which beginnings of prompts in cache: a guess, good enough to prefer one worker to another."""
+
+    def cached_tokens(self, ref: WorkerRef, prefix: bytes, num_tokens: int) -> int:
+        """Whole granules, at most `num_tokens - 1`."""
+        ...
+
+    def holders(self, prefix: bytes, num_tokens: int) -> Iterator[WorkerRef]:
+        """The longest beginning first."""
+        ...
+
+
+class NoPrefixes:
+    """Nobody is known to hold anything."""
+
+    def cached_tokens(self, ref: WorkerRef, prefix: bytes, num_tokens: int) -> int:
+        return 0
+
+    def holders(self, prefix: bytes, num_tokens: int) -> Iterator[WorkerRef]:
+        return iter(())
+
+
+NO_PREFIXES = NoPrefixes()
+
+
+def nobody(ref: WorkerRef) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +160,6 @@ class ClusterView:
     roles: Roles
     about_to_take: int = 0
     """Owners that will be free within a step or two: the first so many waiting requests need no head start."""
+    prefixes: Prefixes = NO_PREFIXES
+    is_free: Callable[[WorkerRef], bool] = nobody
+    """Whether a worker is a free owner: it may be given a request now."""

@@ -46,6 +46,8 @@ TAGS: dict[int, type] = {
     17: messages.LogEnd,
     18: messages.WorkerInfo,
     19: messages.StoryLine,
+    20: messages.AgentInfo,
+    21: messages.ManagedWorker,
     32: LogHead,
     33: RequestSpec,
     34: SamplingParams,

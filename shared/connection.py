@@ -1,8 +1,9 @@
 """The one way to the server: Redis or Valkey, alone or a cluster.
 
-Two clients. Commands have a finite timeout, and what is repeatable is tried once more; blocking reads have no socket
-timeout (redis-py's default of five seconds with ten retries would turn an idle stream into an error) and a deadline of their
-own. The client library itself retries nothing: a resent XADD would be a duplicate. Its errors end here.
+Commands share one connection to each node (`shared.wires`), have a finite timeout, and what is repeatable is tried once more.
+Blocking reads have a client of their own, without a socket timeout (redis-py's default of five seconds with ten retries would turn
+an idle stream into an error) and with a deadline. The client library itself retries nothing: a resent XADD would be a duplicate.
+Its errors end here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from redis.backoff import NoBackoff
 from shared.errors import ConfigError, FabricError, FabricUnavailable
 from shared.fabric_settings import FabricSettings
 from shared.scripts import Arg, Call
+from shared.wires import Wires
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,6 +69,7 @@ class FabricConnection:
 
     def __init__(self, commands: Client, blocking: Client, settings: FabricSettings, url: str) -> None:
         self._commands = commands
+        self._wires = Wires(commands, settings.command_timeout_s)
         self._blocking = blocking
         self._settings = settings
         self._url = url
@@ -76,7 +79,7 @@ class FabricConnection:
 
     @property
     def is_cluster(self) -> bool:
-        return isinstance(self._commands, RedisCluster)
+        return self._wires.is_cluster
 
     async def run(self, call: Call) -> Any:
         """One script's answer. Raises `FabricUnavailable`; the script may have run all the same."""
@@ -86,13 +89,15 @@ class FabricConnection:
 
     async def _run(self, call: Call) -> Any:
         with translated():
-            try:
-                return await self._commands.execute_command(*call.by_digest())
-            except foreign.NoScriptError:
-                return await self._commands.execute_command(*call.by_text())
+            (answer,) = await self._wires.run([call.by_digest()])
+            if isinstance(answer, foreign.NoScriptError):
+                (answer,) = await self._wires.run([call.by_text()])
+            return _or_raised(answer)
 
     async def run_many(self, calls: Sequence[Call]) -> list[Any]:
         """The answers of repeatable scripts, in order, in one round trip to each node."""
+        if len(calls) == 1:
+            return [await self.run(calls[0])]
         answers = await self.pipeline([call.by_digest() for call in calls])
         for at, answer in enumerate(answers):
             if isinstance(answer, Exception):
@@ -100,30 +105,25 @@ class FabricConnection:
         return answers
 
     async def pipeline(self, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
-        """Answers in order; an error stands in its command's place."""
+        """Answers in order, as the server wrote them; an error stands in its command's place."""
         if not commands:
             return []
         with translated():
-            pipe = self._commands.pipeline(transaction=False)
-            for command in commands:
-                pipe.execute_command(*command, **await self._route(command))
-            answers: list[Any] = await pipe.execute(raise_on_error=False)
-            return answers
+            return await self._wires.run(commands)
 
     async def command(self, *command: Arg) -> Any:
-        """One plain command's answer, tried once more: only for what can be repeated."""
+        """One command's answer, as the server wrote it, tried once more: only for what names a key and can be repeated."""
 
         async def attempt() -> Any:
             with translated():
-                return await self._commands.execute_command(*command, **await self._route(command))
+                return _or_raised((await self._wires.run([command]))[0])
 
         return await again(attempt)
 
-    async def _route(self, command: tuple[Arg, ...]) -> dict[str, Any]:
-        """The library asks the server where an XREAD's keys stand, each time; we know: after STREAMS."""
-        if command[0] != "XREAD":
-            return {}
-        return await self._to_node_of(self._commands, str(command[command.index("STREAMS") + 1]))
+    async def ask(self, *command: Arg) -> Any:
+        """One command without a key, as the client library sends and reads it: for operators and tests."""
+        with translated():
+            return await self._commands.execute_command(*command)
 
     async def _to_node_of(self, client: Client, key: str) -> dict[str, Any]:
         """Nothing to say for a single server; a cluster's client looks again where its slots are, if it has lost a node."""
@@ -140,11 +140,11 @@ class FabricConnection:
         with translated():
             route = await self._to_node_of(self._blocking, stream)
             async with asyncio.timeout(block_ms / 1000 + self._settings.command_timeout_s):
-                return entries_of(await self._blocking.execute_command(*command, **route)).get(stream, [])
+                return read_entries(await self._blocking.execute_command(*command, **route)).get(stream, [])
 
     async def publish(self, channel: str, data: bytes) -> None:
         with translated():
-            await self._commands.execute_command("PUBLISH", channel, data)
+            _or_raised((await self._wires.run([("PUBLISH", channel, data)]))[0])
 
     async def subscribe(self, channel: str) -> AsyncGenerator[bytes | None, None]:
         """What is published from now on. None: subscribed, now or again, and something may have been missed."""
@@ -163,6 +163,7 @@ class FabricConnection:
     async def close(self) -> None:
         await self._commands.aclose()
         await self._blocking.aclose()
+        await self._wires.close()
 
 
 async def again(attempt: Callable[[], Awaitable[T]]) -> T:
@@ -176,8 +177,25 @@ async def again(attempt: Callable[[], Awaitable[T]]) -> T:
         return await attempt()
 
 
-def entries_of(answer: Any) -> dict[str, list[tuple[str, dict[bytes, bytes]]]]:
-    """XREAD's answer as {stream: [(id, fields)]}."""
+def _or_raised(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+Fields = dict[bytes, bytes]
+
+
+def entries_of(answer: Any) -> dict[str, list[tuple[str, Fields]]]:
+    """XREAD's answer, as the server wrote it, as {stream: [(id, fields)]}."""
+    return {
+        stream.decode(): [(entry_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in entries]
+        for stream, entries in answer or ()
+    }
+
+
+def read_entries(answer: Any) -> dict[str, list[tuple[str, Fields]]]:
+    """The same of an answer that the client library has read."""
     return {stream.decode(): [(entry_id.decode(), fields) for entry_id, fields in entries] for stream, entries in answer or ()}
 
 

@@ -55,7 +55,7 @@ class FenceAnswer:
 
     status: WriteStatus
     next_index: int = 0
-    """Tokens of choice 0 that are in the log."""
+    """Tokens in the log of the choice that has most of them."""
     ended: Phase | None = None
 
 
@@ -95,6 +95,36 @@ class LoggedEntry:
     entry: LogEntry
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedLog:
+    """All that a log says."""
+
+    head: LogHead
+    entries: tuple[LogEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A hint that a log grew: `entries` stand right behind its entry `after`. Without any, whoever wants to know reads the log."""
+
+    request_id: RequestId
+    after: str = ""
+    entries: tuple[LoggedEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """What the pool's keys say of its state, for probes and people."""
+
+    leader: str
+    """The candidate that holds the lease; empty: nobody leads."""
+    live: int
+    """Accepted requests that have not ended."""
+    waiting: int
+    """Those of them that nobody owns."""
+    predicted_wait_s: float
+
+
 class Fabric(Protocol):
     # -- submission (gateway)
     async def create_log(self, head: LogHead) -> None: ...
@@ -116,7 +146,13 @@ class Fabric(Protocol):
         """All of it or nothing. An exact repeat of the last append is `DONE`."""
         ...
 
-    async def read_log(self, request_id: RequestId, after: str = "0-0") -> tuple[LoggedEntry, ...]: ...
+    async def read_log(self, request_id: RequestId, after: str = "0-0", count: int = 0) -> tuple[LoggedEntry, ...]:
+        """The entries behind `after`; at most `count`, if it is not 0."""
+        ...
+
+    async def load_logs(self, request_ids: tuple[RequestId, ...]) -> tuple[LoadedLog | None, ...]:
+        """Heads and entries of many logs at once, for an owner; None for one that is missing or cannot be read."""
+        ...
 
     async def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer: ...
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from shared.clock import Clock
-from shared.fabric import FenceAnswer, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.fabric import FenceAnswer, LoadedLog, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
 from shared.messages import (
     Assign,
     Cancel,
@@ -138,7 +138,7 @@ class _State:
 
 def reserved_bytes(submission: Submission) -> int:
     """What a submission reserves for its log until it is closed: a bound, not a measurement."""
-    return 4096 + 16 * (submission.num_prompt + submission.max_tokens)
+    return 4096 + 16 * (submission.num_prompt + submission.max_tokens * submission.num_choices)
 
 
 Watcher = Callable[[str, str], None]
@@ -247,15 +247,13 @@ class FabricModel:
         log = self._state.logs.get(request_id)
         if log is None:
             return WriteStatus.MISSING
-        refusal = self._refuse_append(log, attempt, tokens, end)
-        if refusal is not None:
+        if (refusal := self._refuse_append(log, attempt, tokens, end)) is not None:
             return refusal
         for entry in (*tokens, *((end,) if end else ())):
             log.entries.add(entry, self._clock.wall_ms())
         for entry in tokens:
             log.next_index[entry.choice] = entry.index + len(entry.token_ids)
-        log.ended = end.phase if end else None
-        log.last = (attempt, tokens, end)
+        log.ended, log.last = end.phase if end else None, (attempt, tokens, end)
         self._watch("log", request_id)
         return WriteStatus.DONE
 
@@ -274,20 +272,22 @@ class FabricModel:
             coming[entry.choice] = entry.index + len(entry.token_ids)
         return None
 
-    def read_log(self, request_id: RequestId, after: str = "0-0") -> tuple[LoggedEntry, ...]:
+    def read_log(self, request_id: RequestId, after: str = "0-0", count: int = 0) -> tuple[LoggedEntry, ...]:
         log = self._state.logs.get(request_id)
-        if log is None:
-            return ()
-        return tuple(LoggedEntry(entry_id, entry) for entry_id, entry in log.entries.read(after, len(log.entries.ids)))
+        entries = log.entries.read(after, count or len(log.entries.ids)) if log else ()
+        return tuple(LoggedEntry(entry_id, entry) for entry_id, entry in entries)
+
+    def load_logs(self, request_ids: tuple[RequestId, ...]) -> tuple[LoadedLog | None, ...]:
+        found = ((self.head(request_id), self.read_log(request_id)) for request_id in request_ids)
+        return tuple(LoadedLog(head, tuple(one.entry for one in logged)) if head else None for head, logged in found)
 
     def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer:
         log = self._state.logs.get(request_id)
         if log is None:
             return FenceAnswer(WriteStatus.MISSING)
-        if log.fence > attempt:
-            return FenceAnswer(WriteStatus.SUPERSEDED, log.next_index.get(0, 0), log.ended)
-        log.fence = attempt
-        return FenceAnswer(WriteStatus.DONE, log.next_index.get(0, 0), log.ended)
+        status = WriteStatus.SUPERSEDED if log.fence > attempt else WriteStatus.DONE
+        log.fence = max(log.fence, attempt)
+        return FenceAnswer(status, max(log.next_index.values(), default=0), log.ended)
 
     # -- placement
 

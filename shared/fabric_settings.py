@@ -50,4 +50,5 @@ class FabricSettings:
 
     def reservation(self, submission: Submission) -> int:
         """Bytes that a request may come to need in the server until it is closed: a bound, not a measurement."""
-        return self.request_bytes + self.prompt_token_bytes * submission.num_prompt + self.log_token_bytes * submission.max_tokens
+        tokens = submission.max_tokens * submission.num_choices
+        return self.request_bytes + self.prompt_token_bytes * submission.num_prompt + self.log_token_bytes * tokens

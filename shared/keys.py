@@ -39,6 +39,9 @@ class KeyRow:
         return re.fullmatch("(.+)".join(map(re.escape, pieces)), key, re.DOTALL) is not None
 
 
+CELERY_PREFIX = "hs:{celery}:"
+"""Of every key that Celery makes on its broker."""
+ANY_KIND = "several"
 LIVE = "`live_ttl_s` after the last write"
 WORKER = "`worker_ttl_s` after the last write or report of a member"
 
@@ -77,10 +80,10 @@ TABLE: tuple[KeyRow, ...] = (
     KeyRow(
         "hs:{<pool>:l<shard>}:head:<id>",
         "hash",
-        "a log's head: prompt, fence, next indices, end",
+        "a log's head: prompt, stored input items, fence, next indices, end",
         "gateway; scheduler raises the fence",
         "owner, gateway",
-        f"{LIVE}; `retention_s` after its end",
+        f"{LIVE}; `retention_s` after its end, or after a response that goes on from it",
     ),
     KeyRow(
         "hs:{<pool>:l<shard>}:log:<id>",
@@ -98,7 +101,18 @@ TABLE: tuple[KeyRow, ...] = (
         "gateway",
         "`story_ttl_s` after the last write",
     ),
-    KeyRow("hs:{<pool>}:wake", "channel", "hint: ids of logs that grew", "worker", "gateway", "-"),
+    KeyRow("hs:{<pool>}:agents", "set", "hosts whose agents may be alive", "agent", "scale, top", "with its longest lease"),
+    KeyRow("hs:{<pool>}:agent:<host>", "hash", "an agent's lease: how it is reached, what it runs", "agent", "scale, top", "its own lease"),
+    KeyRow(
+        "hs:{celery}:<name>",
+        ANY_KIND,
+        "queues, bindings and answers of the control plane: Celery's own, a few for each host",
+        "Celery",
+        "Celery",
+        "answers after a minute; empty queues vanish; bindings never",
+        permanent=True,
+    ),
+    KeyRow("hs:{<pool>}:wake", "channel", "hint: logs that grew, and by what", "worker", "gateway", "-"),
 )
 
 
@@ -128,6 +142,7 @@ class Keys:
         self.reserved = self.prefix + "reserved"
         self.events = self.prefix + "events"
         self.members = self.prefix + "members"
+        self.agents = self.prefix + "agents"
         self.wake = self.prefix + "wake"
 
     def request(self, request_id: RequestId) -> str:
@@ -139,6 +154,9 @@ class Keys:
 
     def member(self, worker: WorkerRef) -> str:
         return f"{self.prefix}member:{worker}"
+
+    def agent(self, host: str) -> str:
+        return f"{self.prefix}agent:{host}"
 
     def jobs(self, worker: WorkerRef) -> str:
         return f"{self.prefix}jobs:{worker}"

@@ -38,6 +38,8 @@ class Submission:
     num_choices: int = 1
     prefix: bytes = b""
     """Chained hashes of the prompt's first whole granules under the tenant's salt, 8 bytes each: who may hold them in cache."""
+    trace: str = ""
+    """As in `RequestSpec.trace`: the prompt's log is not read by the scheduler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,8 @@ class WorkerInfo:
     max_sequences: int
     token_budget: int
     max_model_tokens: int
+    prefix_cache: bool = True
+    """Whether it keeps the KV of what it computed for prompts that begin alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +304,55 @@ class LogEnd:
     at_ms: int = 0
 
 
+# --- agents ------------------------------------------------------------------------------------------------------
+
+
+class ManagedState(StrEnum):
+    """Where a worker process stands, as the agent that keeps it sees it."""
+
+    RUNNING = "running"
+    """The process lives; whether its worker has joined, the pool's members say."""
+    BACKING_OFF = "backing_off"
+    """It crashed and will be started again."""
+    DRAINING = "draining"
+    """Told to leave: it finishes or hands back what it holds."""
+    LEFT = "left"
+    """It left in good order without having been told by the agent."""
+    GIVEN_UP = "given_up"
+    """It crashed again and again; `complaint` says with what."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedWorker:
+    """One worker process of an agent."""
+
+    name: str
+    """The worker's id in the pool."""
+    kind: str
+    """`low`, `high`, or whatever its launcher calls it: the measured profile decides what it does."""
+    state: ManagedState
+    pid: int = 0
+    restarts: int = 0
+    options: tuple[str, ...] = ()
+    """Of `headstart worker`."""
+    complaint: str = ""
+    """The last words of its last crash."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """A host's agent: how it is reached, and what it keeps running. Leased; renewed while it lives."""
+
+    host: str
+    incarnation: str
+    queue: str
+    """Celery's queue of this host."""
+    pid: int
+    accelerators: tuple[str, ...] = ()
+    cpus: int = 1
+    workers: tuple[ManagedWorker, ...] = ()
+
+
 # --- explain -----------------------------------------------------------------------------------------------------
 
 
@@ -317,4 +370,4 @@ Job = Assign | AssistOrder
 Control = StopAssist | ReleaseAssist | Cancel | Revoke | Pull | PullRefused | AbandonTransfer | Drain
 PoolEvent = Report | GatewayBeat | ListenerChange | CancelAsked
 LogEntry = LogTokens | LogEnd
-Message = Submission | PoolEvent | Job | Control | LogEntry | WorkerInfo | StoryLine
+Message = Submission | PoolEvent | Job | Control | LogEntry | WorkerInfo | StoryLine | AgentInfo

@@ -29,6 +29,8 @@ class Shape:
 
     pack: Callable[[Any], Any] | None
     unpack: Callable[[Any], Any]
+    scalar: type = Misfit
+    """What it unpacks to itself, if it is a scalar: no call is needed for it. (Nothing on a wire is a `Misfit`.)"""
 
 
 class Shapes:
@@ -48,7 +50,7 @@ class Shapes:
         if isinstance(hint, NewType):
             return self.of(hint.__supertype__)
         if hint in SCALARS:
-            return Shape(float if hint is float else None, _exactly(hint))
+            return Shape(float if hint is float else None, _exactly(hint), hint)
         if get_origin(hint) in (Union, UnionType):
             return self._union(get_args(hint))
         if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
@@ -114,7 +116,7 @@ class Shapes:
         shapes = [self.of(hints[field.name]) for field in fields]
         required = sum(field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields)
         packers = [(at, shape.pack) for at, shape in enumerate(shapes) if shape.pack is not None]
-        return Shape(_to_fields([field.name for field in fields], packers), _from_fields(kind, [s.unpack for s in shapes], required))
+        return Shape(_to_fields([field.name for field in fields], packers), _from_fields(kind, shapes, required))
 
 
 def _to_fields(names: list[str], packers: list[tuple[int, Callable[[Any], Any]]]) -> Callable[[Any], list[Any]]:
@@ -130,13 +132,16 @@ def _to_fields(names: list[str], packers: list[tuple[int, Callable[[Any], Any]]]
     return pack
 
 
-def _from_fields(kind: type, unpackers: list[Callable[[Any], Any]], required: int) -> Callable[[Any], Any]:
+def _from_fields(kind: type, shapes: list[Shape], required: int) -> Callable[[Any], Any]:
     """A writer older than us leaves trailing fields out, a newer one adds some: defaults fill in, extras are ignored."""
+    fields = [(shape.scalar, shape.unpack) for shape in shapes]
 
     def unpack(raw: Any) -> Any:
         if type(raw) is not tuple or len(raw) < required:
             raise Misfit(f"{kind.__name__} needs an array of at least {required} fields")
-        return kind(*[unpack_field(item) for unpack_field, item in zip(unpackers, raw, strict=False)])
+        return kind(
+            *[item if type(item) is scalar else unpack_item(item) for (scalar, unpack_item), item in zip(fields, raw, strict=False)]
+        )
 
     return unpack
 
@@ -151,13 +156,13 @@ def _exactly(kind: type) -> Callable[[Any], Any]:
 
 
 def _scalars(kind: type) -> Callable[[Any], Any]:
-    """A prompt has many thousand items: one pass in C instead of a call for each."""
+    """A prompt has many thousand items: one pass in C instead of a call for each. A token's entry has one."""
     only = {kind}
 
     def unpack(raw: Any) -> Any:
-        if type(raw) is not tuple or not set(map(type, raw)) <= only:
-            raise Misfit(f"an array of {kind.__name__} expected")
-        return raw
+        if type(raw) is tuple and (type(raw[0]) is kind if len(raw) == 1 else set(map(type, raw)) <= only):
+            return raw
+        raise Misfit(f"an array of {kind.__name__} expected")
 
     return unpack
 

@@ -7,7 +7,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 PARENT_VARIABLE = "HEADSTART_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
@@ -41,6 +42,21 @@ def on_stop_signals(stop: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle)
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """The fastest event loop that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """`asyncio.run` on that loop."""
+    with asyncio.Runner(loop_factory=event_loop) as runner:
+        runner.run(main)
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[object]], ask_again_s: float = ASK_AGAIN_S) -> None:

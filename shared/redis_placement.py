@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shared import scripts
 from shared.codec import encode
-from shared.fabric import WriteStatus
+from shared.fabric import PoolStatus, WriteStatus
 from shared.messages import Assign, AssistOrder, Control, Job
 from shared.redis_log import status
 from shared.redis_requests import RedisRequests
@@ -67,6 +67,15 @@ class RedisPlacement(RedisRequests):
         return status(
             await self.connection.run(scripts.PUBLISH_LOAD([self.keys.epoch, self.keys.load], epoch, *figures, self.settings.load_ttl_s))
         )
+
+    async def pool_status(self) -> PoolStatus:
+        """Raises `FabricUnavailable`."""
+        keys = self.keys
+        leader = await self.connection.command("GET", keys.leader)
+        live = await self.connection.command("XLEN", keys.submit)
+        waiting = await self.connection.command("SCARD", keys.waiting)
+        load = await self.load()
+        return PoolStatus((leader or b"").decode(), int(live), int(waiting), load.predicted_wait_s if load else 0.0)
 
     async def load(self) -> Load | None:
         """What the leader last published; None if no leader has for a while."""

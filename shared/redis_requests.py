@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shared import scripts
 from shared.codec import decode, encode
 from shared.connection import OutOfMemory
@@ -51,8 +53,16 @@ class RedisRequests(RedisLog):
         await self.connection.run(scripts.SET_LISTENER(names, gateway, "1" if listening else "0", change, *bounds))
 
     async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus:
+        return (await self.close_many([(request_id, attempt, phase)]))[0]
+
+    async def close_many(self, ends: Sequence[tuple[RequestId, int, Phase]]) -> tuple[WriteStatus, ...]:
+        """The same for many requests in one round trip; answers in order."""
+        answers = await self.connection.run_many([self._close(*end) for end in ends])
+        return tuple(map(status, answers))
+
+    def _close(self, request_id: RequestId, attempt: int, phase: Phase) -> Call:
         names = [self.keys.request(request_id), self.keys.submit, self.keys.waiting, self.keys.reserved]
-        return status(await self.connection.run(scripts.CLOSE(names, request_id, attempt, phase.value, self.settings.retention_s)))
+        return scripts.CLOSE(names, request_id, attempt, phase.value, self.settings.retention_s)
 
     async def record(self, request_id: RequestId) -> Record | None:
         return (await self.records((request_id,)))[0]
@@ -64,7 +74,8 @@ class RedisRequests(RedisLog):
         for at, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 answers[at] = await self.connection.command(*reads[at])
-        return tuple(_record(request_id, dict(answer)) if answer else None for request_id, answer in zip(request_ids, answers, strict=True))
+        pairs = zip(request_ids, answers, strict=True)
+        return tuple(_record(request_id, dict(zip(flat[::2], flat[1::2], strict=True))) if flat else None for request_id, flat in pairs)
 
 
 def _submit_answer(answer: list[bytes]) -> SubmitAnswer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from shared.clock import Clock
@@ -23,13 +24,17 @@ class Storyteller:
         self._lines: dict[RequestId, list[StoryLine]] = {}
 
     def add(self, request_id: RequestId, what: str, data: dict[str, object]) -> None:
+        told = {"request": request_id} | ({"attempt": data["attempt"]} if "attempt" in data else {})
+        log.debug(what, extra=told)
         self._lines.setdefault(request_id, []).append(StoryLine(self._clock.wall_ms(), self._who, what, data))
 
     async def flush(self) -> None:
         """Writes what was collected; while the server is away the lines are lost, and the log says how many."""
         stories, self._lines = self._lines, {}
-        for request_id, lines in stories.items():
-            try:
-                await self._fabric.tell_story(request_id, tuple(lines))
-            except FabricUnavailable:
-                log.warning("%d lines of the story of %s are lost: the server is away", len(lines), request_id)
+        await asyncio.gather(*(self._tell(request_id, tuple(lines)) for request_id, lines in stories.items()))
+
+    async def _tell(self, request_id: RequestId, lines: tuple[StoryLine, ...]) -> None:
+        try:
+            await self._fabric.tell_story(request_id, lines)
+        except FabricUnavailable:
+            log.warning("%d lines of the story of %s are lost: the server is away", len(lines), request_id)

@@ -87,7 +87,7 @@ class SamplingParams:
     min_tokens: int = 0
     """No end-of-sequence token before so many generated tokens."""
     grammar: str = ""
-    """What the answer must match, as JSON text (see `workers/grammar.py`); empty: anything."""
+    """What the answer must match, as JSON text (see `shared/grammar.py`); empty: anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,8 @@ class RequestSpec:
     """Wall clock at submission, for people to read; no decision depends on it."""
     salt: str = ""
     """Of the tenant: cached prefixes are shared only under an equal one."""
+    trace: str = ""
+    """Trace context of who accepted it (see `shared.tracing`); empty: nobody traces it."""
 
 
 class Phase(StrEnum):

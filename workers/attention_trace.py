@@ -90,21 +90,29 @@ def _trace_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    s_aux: torch.Tensor | None = None,
     dropout: float = 0.0,
     **others: object,
 ) -> tuple[torch.Tensor, None]:
     """Records the layer and answers zeros: only shapes, arguments and the mask are of interest."""
     check_arguments(None, dropout, others)
-    if not isinstance(attention_mask, _MaskToken):
+    if not isinstance(attention_mask, _MaskToken) or not hasattr(attention_mask, "window"):
         raise ModelRefused("it builds an attention mask of its own, which a packed batch cannot follow")
-    if key.shape != value.shape or query.shape[-1] != key.shape[-1]:
-        raise ModelRefused(
-            f"its keys and values differ in shape ({tuple(key.shape[1:])}, {tuple(value.shape[1:])}), as latent attention's do"
-        )
+    _check_shapes(query, key, value, s_aux)
     trace = _running.get()
     _check_window(sliding_window, attention_mask.window, trace.limit)
-    trace.layers.append(AttentionLayer(module, KVLayer(key.shape[1], key.shape[-1], attention_mask.window)))
-    return query.new_zeros(query.transpose(1, 2).shape), None
+    width = value.shape[-1] if value.shape[-1] != key.shape[-1] else None
+    trace.layers.append(AttentionLayer(module, KVLayer(key.shape[1], key.shape[-1], attention_mask.window, width)))
+    return query.new_zeros((1, query.shape[2], query.shape[1], value.shape[-1])), None
+
+
+def _check_shapes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sinks: torch.Tensor | None) -> None:
+    heads, kv_heads = query.shape[1], key.shape[1]
+    if query.shape[-1] != key.shape[-1] or key.shape[:-1] != value.shape[:-1] or query.shape[2] != key.shape[2] or heads % kv_heads:
+        shapes = ", ".join(str(tuple(tensor.shape[1:])) for tensor in (query, key, value))
+        raise ModelRefused(f"the shapes of its queries, keys and values do not fit each other ({shapes})")
+    if sinks is not None and sinks.numel() != heads:
+        raise ModelRefused(f"its attention has {sinks.numel()} sinks for {heads} heads")
 
 
 def _check_window(argument: int | None, window: int | None, limit: int) -> None:

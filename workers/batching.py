@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +13,13 @@ from workers.engine import Int32, Sample, StepPlan
 from workers.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """Tokens `[start, start + count)` of a sequence in one step; its result counts only while `run` is the sequence's."""
 
     sequence: Sequence
     run: int
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # as everywhere; a row is no sequence to count in
     sample: int
     """Position in the plan's `samples`, -1 if this chunk does not reach the end."""
 
@@ -74,12 +74,16 @@ class StepBuilder:
         start = sequence.num_planned
         sampled = start + count == sequence.samples_at
         if sampled:
-            index = sequence.num_generated + sequence.pending
-            self._samples.append(Sample(self._tokens + count - 1, sequence.spec.sampling, choice=0, index=index))
+            self._samples.append(self._sample(sequence, self._tokens + count - 1))
         self._rows.append(Row(sequence, sequence.run, start, count, len(self._samples) - 1 if sampled else -1))
         sequence.plan(count, sampled=sampled)
         self.left -= count
         self._tokens += count
+
+    def _sample(self, sequence: Sequence, at: int) -> Sample:
+        index = sequence.num_generated + sequence.pending
+        pending = self._unknown[id(sequence)].sample if sequence.pending else -1
+        return Sample(at, sequence.spec.sampling, sequence.choice, index, sequence.history(pending))
 
     def build(self) -> PlannedStep | None:
         """The step, or None if there is nothing to do."""
@@ -100,18 +104,20 @@ class StepBuilder:
         """Known ids, and for a token that the previous step still samples a reference to that sample."""
         ids = np.zeros(self._tokens, dtype=np.int32)
         inputs = np.full(self._tokens, -1, dtype=np.int32)
-        for at, row in zip(starts.tolist(), self._rows, strict=False):
-            known = row.sequence.ids(row.start, row.start + row.count)
-            ids[at : at + len(known)] = known
-            if len(known) < row.count:
-                inputs[at + len(known)] = self._unknown[id(row.sequence)].sample
+        for at, (sequence, _, start, count, _) in zip(starts.tolist(), self._rows, strict=False):
+            known = sequence.ids(start, start + count)
+            if len(known) == count:
+                ids[at : at + count] = known
+            else:
+                ids[at : at + len(known)] = known
+                inputs[at + len(known)] = self._unknown[id(sequence)].sample
         return ids, inputs
 
     def _tables(self) -> Int32:
-        width = max(len(row.sequence.blocks) for row in self._rows)
-        tables = np.full((len(self._rows), width), -1, dtype=np.int32)
-        for at, row in enumerate(self._rows):
-            tables[at, : len(row.sequence.blocks)] = row.sequence.blocks
+        rows = [row.sequence.table() for row in self._rows]
+        tables = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int32)
+        for at, row in enumerate(rows):
+            tables[at, : len(row)] = row
         return tables
 
     def _slots(self, tables: Int32, rows: Int32, positions: Int32) -> Int32:
@@ -121,5 +127,7 @@ class StepBuilder:
 
     def _written(self) -> tuple[BlockId, ...]:
         size = self._block_tokens
-        spans = ((row.sequence.blocks, row.start // size, (row.start + row.count - 1) // size) for row in self._rows)
-        return tuple(block for blocks, first, last in spans for block in blocks[first : last + 1])
+        written: list[BlockId] = []
+        for sequence, _, start, count, _ in self._rows:
+            written += sequence.blocks[start // size : (start + count - 1) // size + 1]
+        return tuple(written)

@@ -1,8 +1,9 @@
 """KV blocks: who holds each one, what is in it, and when it may be handed out again.
 
-A block is *free* when nobody refers to it and nothing can still write or read it; *in flight* while a transfer (source or
-destination) is outstanding, or when it was let go while a launched step still writes it; *offered* when it is part of a head
-start that may be pulled; else *held*. `free + held + offered + in_flight = all`, always: `check()`.
+A block is *free* when nobody refers to it and nothing can still write or read it; *cached* when that is so and a request with
+the same beginning would find it; *in flight* while a transfer (source or destination) is outstanding, or when it was let go
+while a launched step still writes it; *offered* when it is part of a head start that may be pulled; else *held*.
+`free + cached + held + offered + in_flight = all`, always: `check()`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 
 from shared.types import BlockId
-from workers.engine import Int32
-
-ROOT_KEY = b""
-"""Parent of a sequence's first block."""
+from workers.prefix_cache import Content, Contents, PrefixCache
 
 
 class BlockState(Enum):
     FREE = "free"
+    CACHED = "cached"
     HELD = "held"
     OFFERED = "offered"
     IN_FLIGHT = "in_flight"
@@ -32,13 +30,14 @@ class BlockState(Enum):
 @dataclass(frozen=True, slots=True)
 class BlockCounts:
     free: int
+    cached: int
     held: int
     offered: int
     in_flight: int
 
     @property
     def total(self) -> int:
-        return self.free + self.held + self.offered + self.in_flight
+        return self.free + self.cached + self.held + self.offered + self.in_flight
 
 
 @dataclass(slots=True)
@@ -49,22 +48,18 @@ class Block:
     """Launched steps that write it."""
     transfers: int = 0
     """Outstanding sends and pulls that touch it."""
-    offered: bool = False
-    key: bytes = ROOT_KEY
-    tokens: bytes = b""
+    offers: int = 0
+    """Head starts that may be pulled and whose table names it."""
+    content: Content | None = None
+    """Of a full block that is never written again."""
 
     @property
     def state(self) -> BlockState:
         if self.transfers or (self.writes and not self.refs):
             return BlockState.IN_FLIGHT
         if not self.refs:
-            return BlockState.FREE
-        return BlockState.OFFERED if self.offered else BlockState.HELD
-
-
-def block_key(parent: bytes, tokens: bytes) -> bytes:
-    """The content hash of a full block: of its tokens and, through `parent`, of every token before them."""
-    return blake2b(parent + tokens, digest_size=16).digest()
+            return BlockState.CACHED if self.content else BlockState.FREE
+        return BlockState.OFFERED if self.offers else BlockState.HELD
 
 
 class BlockManager:
@@ -74,11 +69,14 @@ class BlockManager:
         self.total_blocks = total_blocks
         self.block_tokens = block_tokens
         self.free_blocks = total_blocks
+        """Blocks that can be handed out now: those that are cached are taken when the empty ones are used up."""
         self.pending_blocks = 0
         """Let go, but still written by a launched step: free as soon as it is collected."""
         self._blocks = [Block() for _ in range(total_blocks)]
         self._free: npt.NDArray[np.bool_] = np.ones(total_blocks, dtype=np.bool_)
-        self._by_key: dict[bytes, BlockId] = {}
+        """Empty ones."""
+        self._contents = Contents()
+        self._cache = PrefixCache()
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)
@@ -89,10 +87,18 @@ class BlockManager:
         """`count` free blocks, one reference each, following `after` if they can. Raises `ValueError` if there are too few."""
         if count > self.free_blocks:
             raise ValueError(f"{count} blocks wanted of {self!r}")
+        self._evict(count - (self.free_blocks - len(self._cache)))
         taken = self._extend(after, count) if after is not None else []
         while len(taken) < count:
             taken += self._take_run(count - len(taken))
         return tuple(taken)
+
+    def _evict(self, count: int) -> None:
+        """Cached blocks become empty ones, least recently used first."""
+        for _ in range(count):
+            number = self._cache.evict()
+            self._blocks[number].content = None
+            self._free[number] = True
 
     def _extend(self, after: BlockId, count: int) -> list[BlockId]:
         stop = after + 1
@@ -117,43 +123,56 @@ class BlockManager:
         self._free[ids.start : ids.stop] = False
         self.free_blocks -= len(ids)
         for number in ids:
-            self._forget_content(BlockId(number))
             self._blocks[number].refs = 1
         return [BlockId(number) for number in ids]
 
     # -- references
 
     def share(self, blocks: Iterable[BlockId]) -> None:
-        """One more sequence refers to these."""
+        """One more sequence refers to these: held by others, or cached."""
         for number in blocks:
-            self._blocks[number].refs += 1
+            block = self._blocks[number]
+            if number in self._cache:
+                self._cache.reuse(number)
+                self.free_blocks -= 1
+            elif not block.refs and not block.content:
+                raise AssertionError(f"block {number} is shared by nobody and holds nothing")
+            block.refs += 1
 
     def release(self, blocks: Iterable[BlockId]) -> None:
-        """One sequence less. The last reference makes a block free once no operation touches it."""
+        """One sequence less. The last reference makes a block cached or free once no operation touches it."""
         for number in blocks:
             block = self._blocks[number]
             if block.refs < 1:
                 raise AssertionError(f"block {number} is released by somebody who does not hold it")
             block.refs -= 1
             if not block.refs:
-                block.offered = False
                 self.pending_blocks += bool(block.writes and not block.transfers)
                 self._settle(number)
 
     def offer(self, blocks: Iterable[BlockId]) -> None:
+        """One more head start that names these may be pulled."""
         for number in blocks:
-            self._blocks[number].offered = True
+            self._blocks[number].offers += 1
 
     def withdraw(self, blocks: Iterable[BlockId]) -> None:
-        """A head start became its worker's own request."""
+        """One head start less: released, dropped, or become its worker's own request."""
         for number in blocks:
-            self._blocks[number].offered = False
+            self._blocks[number].offers -= 1
+
+    def unshared(self, blocks: Iterable[BlockId]) -> int:
+        """How many of these one release would give back."""
+        return sum(1 for number in blocks if self._blocks[number].refs == 1)
 
     # -- operations
 
     def begin_write(self, blocks: Iterable[BlockId]) -> None:
+        """Only what nobody else reads is written."""
         for number in blocks:
-            self._blocks[number].writes += 1
+            block = self._blocks[number]
+            if block.refs > 1 or block.content:
+                raise AssertionError(f"block {number} is shared or full, and to be written")
+            block.writes += 1
 
     def end_write(self, blocks: Iterable[BlockId]) -> None:
         for number in blocks:
@@ -175,40 +194,52 @@ class BlockManager:
             self._settle(number)
 
     def _settle(self, number: BlockId) -> None:
-        """A block nobody refers to and nothing touches is free."""
+        """A block nobody refers to and nothing touches is cached, or free if it holds nothing that another one does not."""
         block = self._blocks[number]
-        if not (block.refs or block.writes or block.transfers):
+        if block.refs or block.writes or block.transfers:
+            return
+        self.free_blocks += 1
+        if block.content is None or not self._cache.keep(block.content, number):
+            block.content = None
             self._free[number] = True
-            self.free_blocks += 1
 
     # -- contents
 
-    def seal(self, number: BlockId, parent: bytes, tokens: Int32) -> bytes:
-        """Names what a full, computed block holds; returns its key, the parent of the next block's."""
-        content = tokens.tobytes()
-        block = self._blocks[number]
-        block.key, block.tokens = block_key(parent, content), content
-        self._by_key.setdefault(block.key, number)
-        return block.key
+    @property
+    def cached_blocks(self) -> int:
+        return len(self._cache)
 
-    def find_prefix(self, tokens: Int32) -> tuple[BlockId, ...]:
-        """Blocks that hold the longest known prefix of `tokens`, by hash and by comparison. Nobody reuses them yet."""
-        found: list[BlockId] = []
-        parent = ROOT_KEY
-        for start in range(0, len(tokens) - self.block_tokens + 1, self.block_tokens):
-            content = tokens[start : start + self.block_tokens].tobytes()
-            parent = block_key(parent, content)
-            number = self._by_key.get(parent)
-            if number is None or self._blocks[number].tokens != content:
-                break
-            found.append(number)
-        return tuple(found)
+    def root(self, fingerprint: bytes, salt: str) -> Content:
+        """Where a tenant's prefixes begin: they are found under an equal root alone."""
+        return self._contents.root(fingerprint, salt)
 
-    def _forget_content(self, number: BlockId) -> None:
-        block = self._blocks[number]
-        if self._by_key.get(block.key) == number:
-            del self._by_key[block.key]
-        block.key, block.tokens = ROOT_KEY, b""
+    def known(self, parent: Content, tokens: bytes) -> Content | None:
+        """What a full block of `tokens` after `parent` holds, if there may be one. Tokens are `int32`."""
+        return self._contents.known(parent, tokens)
+
+    def name(self, parent: Content, tokens: bytes) -> Content | None:
+        """What a full block of `tokens` after `parent` holds; None if its hash collides with another's."""
+        return self._contents.name(parent, tokens)
+
+    def seal(self, number: BlockId, content: Content) -> None:
+        """A held block is full and computed: it is never written again, and found by its content from now on."""
+        self._blocks[number].content = content
+        self._cache.add(content, number)
+
+    def find(self, content: Content) -> BlockId | None:
+        """A block with this content, held or cached. `share` it before anything else is allocated."""
+        return self._cache.holder(content)
+
+    def is_cached(self, number: BlockId) -> bool:
+        """Nobody refers to it: whoever shares it takes it from what can be handed out."""
+        return number in self._cache
+
+    def distrust(self, blocks: Iterable[BlockId]) -> None:
+        """What only its holder uses is not to be found any more."""
+        for number in reversed(list(blocks)):
+            block = self._blocks[number]
+            if block.content and block.refs == 1 and self._cache.forget(block.content, number):
+                block.content = None
 
     # -- the books
 
@@ -219,20 +250,32 @@ class BlockManager:
         states = [block.state for block in self._blocks]
         return BlockCounts(*(states.count(state) for state in BlockState))
 
-    def check(self, tables: Iterable[Sequence[BlockId]], writes: Iterable[BlockId], transfers: Iterable[BlockId]) -> None:
+    def check(
+        self,
+        tables: Iterable[Sequence[BlockId]],
+        writes: Iterable[BlockId],
+        transfers: Iterable[BlockId],
+        offers: Iterable[BlockId] = (),
+    ) -> None:
         """Every reference and operation is one that somebody knows of, and the states add up. Raises `AssertionError`."""
         _expect("references", [block.refs for block in self._blocks], (number for table in tables for number in table))
         _expect("writes", [block.writes for block in self._blocks], writes)
         _expect("transfers", [block.transfers for block in self._blocks], transfers)
+        _expect("offers", [block.offers for block in self._blocks], offers)
+        self._cache.check()
         counts = self.counts()
-        if (counts.free, counts.total) != (self.free_blocks, self.total_blocks) or counts.free != int(self._free.sum()):
-            raise AssertionError(f"blocks leaked: {counts} of {self.total_blocks}, {self.free_blocks} believed free")
+        believed = (int(self._free.sum()), len(self._cache), self.free_blocks)
+        if (counts.free, counts.cached, counts.free + counts.cached) != believed or counts.total != self.total_blocks:
+            raise AssertionError(f"blocks leaked: {counts} of {self.total_blocks}, (free, cached, both) believed {believed}")
         pending = sum(1 for block in self._blocks if block.writes and not block.refs and not block.transfers)
         if pending != self.pending_blocks:
             raise AssertionError(f"{self.pending_blocks} blocks believed pending, {pending} are")
 
     def __repr__(self) -> str:
-        return f"<BlockManager free {self.free_blocks} | pending {self.pending_blocks} of {self.total_blocks} x {self.block_tokens} tokens>"
+        return (
+            f"<BlockManager free {self.free_blocks} (cached {self.cached_blocks}) | pending {self.pending_blocks}"
+            f" of {self.total_blocks} x {self.block_tokens} tokens>"
+        )
 
 
 def _expect(what: str, booked: list[int], known: Iterable[BlockId]) -> None:

@@ -5,6 +5,7 @@ Progress is one number per sequence; a failure is a kind of event; whatever is l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import assert_never
 
 from shared.messages import AbandonTransfer, Cancel, Drain, Pull, PullRefused, ReleaseAssist, Revoke, StopAssist, WorkerState
@@ -38,8 +39,13 @@ class WorkerCore(CoreSteps):
 
     def handle(self, event: WorkerEvent, now: float) -> list[WorkerCommand]:
         """`now` is monotonic seconds; one that lies in the past counts as the present."""
+        return self.handle_all((event,), now)
+
+    def handle_all(self, events: Iterable[WorkerEvent], now: float) -> list[WorkerCommand]:
+        """The same of several events that came together: planned and reported once, behind the last."""
         self.now = max(self.now, now)
-        self._dispatch(event)
+        for event in events:
+            self._dispatch(event)
         self._keep_deadlines()
         self.advance()
         self.report_if_due()
@@ -112,8 +118,8 @@ class WorkerCore(CoreSteps):
 
     def __repr__(self) -> str:
         owned = [owned for owned in self.owned.values() if not owned.ended]
-        running = sum(1 for owned in owned if owned.sequence.blocks and not owned.intake)
-        pulling = sum(1 for owned in owned if owned.intake)
+        running = sum(1 for each in owned if not each.intake and any(sequence.blocks for sequence in each.choices))
+        pulling = sum(1 for each in owned if each.intake)
         return (
             f"<WorkerCore {self.settings.ref} {self.state.value} [running {running} | waiting {len(owned) - running - pulling}"
             f" | pulling {pulling} | assists {len(self.assists)} | sends {len(self.sends)} | steps {len(self.running)}"

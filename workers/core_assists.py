@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.messages import AbandonTransfer, AssistOrder, Pull, PullRefused, ReleaseAssist, StopAssist, WorkerState
-from shared.types import GRANULE_TOKENS, BlockId, RequestSpec, TokenSpan, whole_granules
+from shared.types import GRANULE_TOKENS, RequestSpec, whole_granules
 from workers.core_reports import CoreReports
 from workers.core_state import Assist, Send
 from workers.events import Ordered, SendEnded, SendKv, TellWorker
@@ -18,7 +18,9 @@ class CoreAssists(CoreReports):
         job = event.job
         self.account(job.seq)
         if self._wanted(job):
-            self.assists[job.assist] = self._new_assist(job, event.spec)
+            assist = self.assists[job.assist] = self._new_assist(job, event.spec)
+            self.start_from_cache(assist.sequence)
+            self.raise_offer(assist.sequence)
 
     def _wanted(self, job: AssistOrder) -> bool:
         """Not a repeat, not one whose release overtook it, not for a request that is already this worker's own; and there is a place."""
@@ -39,10 +41,11 @@ class CoreAssists(CoreReports):
     # -- offered
 
     def raise_offer(self, sequence: Sequence) -> None:
-        """Computed whole granules may be pulled from now on."""
+        """Computed or cached whole granules may be pulled from now on."""
         assist = self._assist_of(sequence)
+        offered = len(self.offered_blocks(assist)) if assist else 0
         if assist and assist.offer.grow(whole_granules(sequence.num_computed)):
-            self.blocks.offer(sequence.blocks[: assist.offer.tokens // self.settings.block_tokens])
+            self.blocks.offer(self.offered_blocks(assist)[offered:])
             self.tell_soon()
 
     def _assist_of(self, sequence: Sequence) -> Assist | None:
@@ -66,6 +69,7 @@ class CoreAssists(CoreReports):
     def on_release_assist(self, event: ReleaseAssist) -> None:
         self.mark_gone(event.assist)
         if assist := self.assists.pop(event.assist, None):
+            self.blocks.withdraw(self.offered_blocks(assist))
             assist.offer.release()
             self.rewind(assist.sequence)
 
@@ -73,6 +77,7 @@ class CoreAssists(CoreReports):
         """Gives up a head start that nobody is pulling: its owner will compute it."""
         self.mark_gone(assist.assist)
         del self.assists[assist.assist]
+        self.blocks.withdraw(self.offered_blocks(assist))
         assist.offer.expire(why)
         self.rewind(assist.sequence)
         self.story(assist.sequence.spec.request_id, "assist_dropped", assist=assist.assist, why=why)
@@ -95,7 +100,7 @@ class CoreAssists(CoreReports):
         self.mark_gone(assist.assist)
         del self.assists[assist.assist]
         assist.offer.release()
-        self.blocks.withdraw(assist.sequence.blocks)
+        self.blocks.withdraw(self.offered_blocks(assist))
         return assist.sequence
 
     # -- sent
@@ -132,10 +137,6 @@ class CoreAssists(CoreReports):
         assist.offer.begin_send(key)
         self.blocks.begin_transfer(send.blocks)
         self.command(SendKv(event.transfer, event.request_id, event.attempt, event.requester, event.address, event.span, table))
-
-    def span_blocks(self, table: tuple[BlockId, ...], span: TokenSpan) -> tuple[BlockId, ...]:
-        """The blocks of a table that a transfer of whole granules touches."""
-        return table[span.start // self.settings.block_tokens :]
 
     def on_send_ended(self, event: SendEnded) -> None:
         key = (event.requester, event.transfer)

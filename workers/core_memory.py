@@ -13,11 +13,16 @@ class CoreMemory(CorePulls):
         super().__init__(settings)
         self._preempted: set[Sequence] = set()
         """In this round of planning: they do not take back what was taken from them."""
+        self._noted: int | None = None
+        self._noting = False
 
     # -- for a chunk
 
     def tokens_with_room(self, sequence: Sequence, want: int) -> int:
         """Allocates blocks for up to `want` more tokens and says how many of them fit now, 0 to `want`."""
+        room = len(sequence.blocks) * self.settings.block_tokens - sequence.num_planned
+        if room >= want:
+            return want
         missing = self._missing(sequence, sequence.num_planned + want)
         if missing > 0:
             self._make_room(sequence, missing)
@@ -36,7 +41,7 @@ class CoreMemory(CorePulls):
 
     def _coming(self, sequence: Sequence) -> int:
         """Also those that come back by themselves: at the end of the running step, or of pulls given up."""
-        given_up = sum(len(intake.blocks) for intake in self.intakes.values() if intake.abandoned)
+        given_up = sum(len(self.pulled_blocks(intake)) for intake in self.intakes.values() if intake.abandoned)
         return self._available(sequence) + self.blocks.pending_blocks + given_up
 
     def _watermark(self, sequence: Sequence) -> int:
@@ -44,6 +49,10 @@ class CoreMemory(CorePulls):
 
     def _oldest(self) -> Sequence | None:
         return next((owned.sequence for owned in self.owned.values() if not owned.ended), None)
+
+    def _waits_for_prompt(self, owned: Owned, sequence: Sequence) -> bool:
+        """The first choice computes or pulls the prompt's whole blocks for all of them."""
+        return not sequence.blocks and sequence is not owned.sequence and self.shared_blocks(sequence) > 0
 
     # -- by taking it back
 
@@ -57,7 +66,7 @@ class CoreMemory(CorePulls):
             victim = self._victim(sequence)
             if victim is None:
                 return
-            self.preempt(victim)
+            self.preempt(*victim)
 
     def _drop_assists(self, sequence: Sequence, missing: int) -> None:
         while self._coming(sequence) < missing:
@@ -66,54 +75,94 @@ class CoreMemory(CorePulls):
                 return
             self.drop_assist(assist, "its blocks were needed")
 
-    def _victim(self, requester: Sequence) -> Owned | None:
-        """The newest request behind the requester that holds blocks and is not in this step; one that is pulling comes last."""
-        newer = [owned for owned in self.owned.values() if owned.sequence.arrival > requester.arrival and self._can_yield(owned)]
-        return max(newer, key=lambda owned: (owned.intake is None, owned.sequence.arrival), default=None)
+    def _victim(self, requester: Sequence) -> tuple[Owned, Sequence] | None:
+        """The newest choice behind the requester that holds blocks and is not in this step; first those with blocks of their own,
+        and one that is pulling comes last."""
+        choices = [(owned, sequence) for owned in self.owned.values() for sequence in owned.choices]
+        newer = [pair for pair in choices if pair[1].arrival > requester.arrival and self._can_yield(pair[1])]
+        return max(newer, key=lambda pair: (pair[0].intake is None, self._gives_back(pair[1]), pair[1].arrival), default=None)
 
-    def _can_yield(self, owned: Owned) -> bool:
-        return bool(owned.sequence.blocks) and not self._is_planned(owned.sequence)
+    def _can_yield(self, sequence: Sequence) -> bool:
+        return bool(sequence.blocks) and not self._is_planned(sequence)
+
+    def _gives_back(self, sequence: Sequence) -> bool:
+        return self.blocks.unshared(sequence.blocks) > 0
 
     def _is_planned(self, sequence: Sequence) -> bool:
         return self.planning is not None and self.planning.has(sequence)
 
-    def preempt(self, owned: Owned) -> None:
-        """It waits again on this worker: its tokens stay, its KV is computed anew."""
+    def preempt(self, owned: Owned, sequence: Sequence) -> None:
+        """This choice waits again on this worker: its tokens stay, its KV is computed anew."""
         if owned.intake:
             self.abandon(owned.intake)
             owned.intake = None
-        self.story(owned.spec.request_id, "preempted", num_tokens=owned.sequence.num_tokens, num_computed=owned.sequence.num_computed)
-        self.rewind(owned.sequence)
-        self._preempted.add(owned.sequence)
+        figures = {"choice": sequence.choice, "num_tokens": sequence.num_tokens, "num_computed": sequence.num_computed}
+        self.story(owned.spec.request_id, "preempted", **figures)
+        self.rewind(sequence)
+        self._preempted.add(sequence)
 
     # -- for a start
 
-    def may_start(self, owned: Owned) -> bool:
-        """A request without blocks starts once all of its known tokens have room beside what is promised; the oldest at once."""
-        sequence = owned.sequence
-        if sequence.blocks or sequence is self._oldest():
-            return sequence not in self._preempted
-        needed = self.blocks.blocks_for(sequence.num_tokens)
-        room = self.blocks.free_blocks + self.reclaimable_blocks() - self.settings.watermark_blocks
-        return sequence not in self._preempted and room >= needed and room - self._promised() >= needed
+    def may_start(self, owned: Owned, sequence: Sequence) -> bool:
+        """A choice without blocks starts once all of its known tokens have room beside what is promised; the oldest at once.
+
+        The first choice starts for all of them, and so needs the room of all; the others wait for the prompt.
+        """
+        if self._preempted and sequence in self._preempted:
+            return False
+        if sequence.blocks:
+            return True
+        if self._waits_for_prompt(owned, sequence):
+            return False
+        if sequence is self._oldest():
+            return True
+        needed = sum(self._unmet(owned, choice) for choice in owned.choices) if sequence is owned.sequence else self._unmet(owned, sequence)
+        room = self.blocks.free_blocks + self.reclaimable_blocks() - self.settings.watermark_blocks - self._promised()
+        return room >= needed or room >= needed - self._shareable(sequence)
+
+    def _unmet(self, owned: Owned, sequence: Sequence) -> int:
+        """Blocks that a choice still needs for the tokens it knows."""
+        shared = self.shared_blocks(sequence) if self._waits_for_prompt(owned, sequence) else 0
+        return max(0, self._missing(sequence, sequence.num_tokens) - shared)
+
+    def _shareable(self, sequence: Sequence) -> int:
+        """Blocks of its prefix that running sequences hold: it takes no free ones for them."""
+        return sum(1 for number in self.cached_prefix(sequence) if not self.blocks.is_cached(number))
+
+    def startable(self) -> list[Sequence]:
+        """Choices that may compute in the coming step. What is promised is counted once for all of them: nothing changes meanwhile."""
+        found: list[Sequence] = []
+        self._noted = None
+        self._noting = True
+        for owned in self.owned.values():
+            if owned.runnable:
+                found += [sequence for sequence in owned.choices if self.may_start(owned, sequence)]
+        self._noting = False
+        return found
 
     def _promised(self) -> int:
-        """Blocks that started requests still need for the tokens they know."""
-        started = (owned.sequence for owned in self.owned.values() if owned.sequence.blocks)
-        return sum(max(0, self._missing(sequence, sequence.num_tokens)) for sequence in started)
+        if self._noting and self._noted is not None:
+            return self._noted
+        self._noted = self._count_promised()
+        return self._noted
+
+    def _count_promised(self) -> int:
+        """Blocks that requests which have started still need for the tokens they know."""
+        started = [owned for owned in self.owned.values() if any(sequence.blocks for sequence in owned.choices)]
+        return sum(self._unmet(owned, sequence) for owned in started for sequence in owned.choices)
 
     def room_for_pull(self, owned: Owned) -> bool:
         """Whether the blocks of the span are free, after taking back what comes behind this request."""
         assert owned.source is not None
         missing = self.blocks.blocks_for(owned.source.tokens)
-        if not self.may_start(owned):
+        if not self.may_start(owned, owned.sequence):
             return False
         self._drop_assists(owned.sequence, missing)
         while self._coming(owned.sequence) < missing:
             victim = self._victim(owned.sequence) if owned.sequence is self._oldest() else None
             if victim is None:
                 break
-            self.preempt(victim)
+            self.preempt(*victim)
         return self._available(owned.sequence) >= missing
 
     def never_fits(self, sequence: Sequence) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shared.messages import AbandonTransfer, PullRefused, ReleaseAssist, Source
-from shared.types import TokenSpan, TransferId, WorkerRef, whole_granules
+from shared.types import GRANULE_TOKENS, TokenSpan, TransferId, WorkerRef, whole_granules
 from workers.core_assists import CoreAssists
 from workers.core_state import Owned
 from workers.events import AbandonPull, DropPeer, PullEnded, StartPull, TellWorker
@@ -32,12 +32,25 @@ class CorePulls(CoreAssists):
         elif owned.source is None:
             self.release_source(source)
 
+    def skip_covered_pull(self, owned: Owned) -> None:
+        """What the cache has need not be pulled: the head start is released as soon as it has nothing more than that."""
+        source = owned.source
+        if source and len(self.cached_prefix(owned.sequence)) * self.settings.block_tokens >= source.tokens:
+            owned.source = None
+            self.release_source(source)
+
     def start_pull(self, owned: Owned) -> None:
-        """Blocks for the whole span are free: take them and ask for the bytes. Until it ends, the sequence is in no step."""
+        """Blocks for the whole span are free: take them and ask for the bytes that the cache does not have.
+
+        Until it ends, the sequence is in no step. A cached prefix counts by whole granules: the rest of one that ends within a
+        granule is pulled too, into blocks of its own.
+        """
         source = owned.source
         assert source is not None
-        sequence, span = owned.sequence, TokenSpan(0, source.tokens)
-        sequence.blocks.extend(self.blocks.allocate(self.blocks.blocks_for(span.stop)))
+        sequence = owned.sequence
+        span = TokenSpan(self.start_from_cache(sequence, GRANULE_TOKENS), source.tokens)
+        last = sequence.blocks[-1] if sequence.blocks else None
+        sequence.blocks.extend(self.blocks.allocate(self.blocks.blocks_for(len(span)), after=last))
         patience = self.pull_patience(span)
         owned.intake = self._new_intake(owned, span, self.now + 2 * patience)
         owned.source = None
@@ -49,7 +62,7 @@ class CorePulls(CoreAssists):
         blocks = tuple(owned.sequence.blocks)
         intake = Intake(TransferId(self._transfers), owned.spec.request_id, owned.attempt, owned.source, span, blocks, deadline)
         self.intakes[intake.transfer] = intake
-        self.blocks.begin_transfer(blocks)
+        self.blocks.begin_transfer(self.pulled_blocks(intake))
         intake.start()
         return intake
 
@@ -71,21 +84,34 @@ class CorePulls(CoreAssists):
         intake = self.intakes.pop(event.transfer, None)
         if intake is None:
             return
-        self.blocks.end_transfer(intake.blocks)
-        good = min(whole_granules(event.good_tokens), intake.span.stop)
+        self.blocks.end_transfer(self.pulled_blocks(intake))
+        good = min(whole_granules(event.good_tokens), len(intake.span))
         intake.end(good, event.error)
         if intake.releases_source:
             self.release_source(intake.source)
         owned = self.owned.get(intake.request_id)
         if owned and owned.intake is intake:
-            self._take_over(owned, good)
+            self._take_over(owned, intake.span.start + good)
         self._tell_pull(intake, event, good)
 
-    def _take_over(self, owned: Owned, good: int) -> None:
-        """Only now does progress rise; what was bad is computed like any other prefill."""
+    def _take_over(self, owned: Owned, tokens: int) -> None:
+        """Only now does progress rise, and only now may others find what was pulled; what was bad is computed like any other prefill."""
         owned.intake = None
-        owned.sequence.rewind(good)
+        owned.sequence.rewind(tokens)
         self.seal(owned.sequence)
+        self.fork(owned)
+
+    def fork(self, owned: Owned) -> None:
+        """Choices that hold nothing start behind the prompt's whole blocks, as soon as one choice has computed them."""
+        if len(owned.choices) < 2:
+            return
+        shared = self.shared_blocks(owned.sequence)
+        computed = shared * self.settings.block_tokens
+        giver = next((sequence for sequence in owned.choices if sequence.blocks and sequence.num_computed >= computed), None)
+        if giver and shared:
+            for sequence in [sequence for sequence in owned.choices if not sequence.blocks]:
+                sequence.fork_from(giver, shared, self.settings.block_tokens)
+                self.blocks.share(sequence.blocks)
 
     def release_source(self, source: Source) -> None:
         """This owner needs the head start no more; its giver hears so from the owner itself."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from shared.messages import AssistState, Credit, OwnedState, Report, WorkerState
 from shared.types import JobSeq, RequestId
-from workers.core_state import CoreState, Owned
+from workers.core_cache import CoreCache
+from workers.core_state import Owned
 from workers.events import SendReport
+from workers.sequence import Sequence
 from workers.settings import WorkerSettings
 
 NO_CREDIT = Credit(tokens=0, blocks=0, sequences=0)
@@ -13,7 +15,7 @@ LEARNING_RATE = 0.1
 """Weight of the latest output in the expected length of outputs."""
 
 
-class CoreReports(CoreState):
+class CoreReports(CoreCache):
     def __init__(self, settings: WorkerSettings) -> None:
         super().__init__(settings)
         self._counter = 0
@@ -55,30 +57,50 @@ class CoreReports(CoreState):
         """
         if self.state is not WorkerState.READY:
             return NO_CREDIT
-        backlog = sum(self._backlog(owned) for owned in self.owned.values())
-        growth = sum(self._growth(owned) for owned in self.owned.values())
+        backlog, growth = self._demand()
         blocks = self.blocks.free_blocks + self.blocks.pending_blocks + self.reclaimable_blocks() - growth
         return Credit(max(0, self.settings.token_budget - backlog), max(0, blocks), self.free_sequences)
 
+    def _demand(self) -> tuple[int, int]:
+        """Tokens that owned requests ask of the coming steps, and blocks that they are expected to take yet."""
+        backlog = growth = 0
+        expected, size = int(self._expected_output), self.settings.block_tokens
+        for owned in self.owned.values():
+            if len(owned.choices) == 1 and owned.runnable and (sequence := owned.choices[0]).left <= 1:
+                # The common case, a request that decodes, costs no call: this runs with every event.
+                ahead = max(1, expected - sequence.num_tokens + sequence.num_prompt)
+                backlog += 1
+                growth += max(0, -(-min(sequence.max_tokens, sequence.num_tokens + ahead) // size) - len(sequence.blocks))
+            else:
+                backlog += self._backlog(owned)
+                growth += self._growth(owned)
+        return backlog, growth
+
     def _backlog(self, owned: Owned) -> int:
-        """Tokens this request still asks of the coming steps: one if it decodes, its unplanned prefill otherwise."""
-        if owned.ended:
-            return 0
+        """Tokens this request still asks of the coming steps: one per choice that decodes, its unplanned prefill otherwise."""
         coming = len(owned.intake.span) if owned.intake else owned.source.tokens if owned.source else 0
-        return max(1, owned.sequence.left - coming)
+        return sum(max(1, sequence.left - self._comes_by_itself(owned, sequence, coming)) for sequence in owned.choices)
+
+    def _comes_by_itself(self, owned: Owned, sequence: Sequence, pulled: int) -> int:
+        """Tokens that a choice without blocks need not compute: the first one pulls them, the others share them."""
+        first = sequence is owned.sequence
+        return pulled if first else 0 if sequence.blocks else self.shared_blocks(sequence) * self.settings.block_tokens
 
     def _growth(self, owned: Owned) -> int:
         """Blocks this request is expected to take yet."""
-        if owned.ended:
-            return 0
-        sequence = owned.sequence
+        return sum(self._growth_of(sequence, sequence is owned.sequence) for sequence in owned.choices)
+
+    def _growth_of(self, sequence: Sequence, first: bool) -> int:
         ahead = max(1, int(self._expected_output) - sequence.num_generated)
         final = min(sequence.max_tokens, sequence.num_tokens + ahead)
-        return max(0, self.blocks.blocks_for(final) - len(sequence.blocks))
+        held = len(sequence.blocks) if first or sequence.blocks else self.shared_blocks(sequence)
+        return max(0, self.blocks.blocks_for(final) - held)
 
     def reclaimable_blocks(self) -> int:
-        """Blocks of head starts that owned work may take back: nobody pulls them or is about to."""
-        return sum(len(assist.sequence.blocks) for assist in self.assists.values() if not (assist.offer.sends or assist.taken_by))
+        """Blocks of head starts that owned work may take back: nobody pulls them or is about to, and nobody else uses them."""
+        return sum(
+            self.blocks.unshared(assist.sequence.blocks) for assist in self.assists.values() if not (assist.offer.sends or assist.taken_by)
+        )
 
     # -- when
 
@@ -118,10 +140,18 @@ class CoreReports(CoreState):
         self.command(SendReport(report))
 
     def _owned_state(self, owned: Owned) -> OwnedState:
-        """One whose choice has ended has nothing left to compute, although its blocks are free already."""
-        sequence = owned.sequence
-        computed = sequence.num_tokens if owned.ended else sequence.num_computed
-        return OwnedState(owned.spec.request_id, owned.attempt, sequence.num_tokens, computed)
+        """One whose choices have ended has nothing left to compute, although its blocks are free already."""
+        return OwnedState(owned.spec.request_id, owned.attempt, owned.num_tokens, self._computed(owned))
+
+    def _computed(self, owned: Owned) -> int:
+        """The prompt counts as far as the choice that has most of it. Several choices compute its last, partial block apart: it
+        counts with the blocks that they share."""
+        prompt = len(owned.spec.prompt)
+        most = max((sequence.num_computed for sequence in owned.choices), default=prompt)
+        if owned.spec.sampling.n > 1 and owned.choices and most >= self.shared_blocks(owned.sequence) * self.settings.block_tokens:
+            most = prompt
+        behind = sum(max(0, sequence.num_computed - prompt) for sequence in owned.choices)
+        return min(prompt, most) + behind + owned.generated
 
     def _assist_states(self) -> tuple[AssistState, ...]:
         return tuple(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from shared.messages import Cancel, Returned, Revoke, WorkerState
+from shared.messages import Assign, Cancel, Returned, Revoke, WorkerState
 from shared.types import FinishReason, Phase, RequestId
 from workers.core_memory import CoreMemory
-from workers.core_state import Owned
-from workers.events import Assigned, Closed, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded, Unloadable
+from workers.core_state import Assist, Owned
+from workers.events import Assigned, Closed, Delivered, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded, Unloadable
 from workers.sequence import Sequence
+
+NOTHING = Delivered()
 
 
 class CoreRequests(CoreMemory):
@@ -27,39 +29,54 @@ class CoreRequests(CoreMemory):
 
     def _own(self, event: Assigned) -> None:
         job, spec = event.job, event.spec
-        owned = Owned(spec, job.attempt, self._sequence_for(event), job.source)
+        owned = Owned(spec, job.attempt, self._choices_for(event), job.source)
+        owned.generated = sum(len(choice.token_ids) for choice in event.delivered if choice.finish)
         self.owned[job.request_id] = owned
         self.give_places()
         if self.state is not WorkerState.READY:
             self.hand_back(owned, "draining")
             return
-        self.command(OpenOutput(spec, job.attempt, event.generated))
-        self.story(job.request_id, "taken", attempt=job.attempt, generated=len(event.generated), computed=owned.sequence.num_computed)
+        self.command(OpenOutput(spec, job.attempt, event.delivered))
+        generated = owned.num_tokens - len(spec.prompt)
+        computed = max((sequence.num_computed for sequence in owned.choices), default=0)
+        self.story(job.request_id, "taken", attempt=job.attempt, generated=generated, computed=computed)
         self._end_if_complete(owned)
         if not owned.ended:
             self.accept_source(owned)
+            self.fork(owned)
 
-    def _sequence_for(self, event: Assigned) -> Sequence:
-        """A new sequence, or that of the head start which this very worker gave: then there is nothing to pull."""
-        job, longest = event.job, self.settings.max_model_tokens
+    def _choices_for(self, event: Assigned) -> list[Sequence]:
+        """A sequence per choice that has not ended. The first is that of the head start which this very worker gave, if it did:
+        then there is nothing to pull."""
+        delivered = dict(enumerate(event.delivered))
+        going = {choice: known.token_ids for choice in range(event.spec.sampling.n) if not (known := delivered.get(choice, NOTHING)).finish}
+        assist = self._own_assist(event.job) if going else None
+        return [self._choice_for(event, choice, known, None if at else assist) for at, (choice, known) in enumerate(going.items())]
+
+    def _own_assist(self, job: Assign) -> Assist | None:
         local = job.source is not None and job.source.worker == self.settings.ref
         assist = self.assists.get(job.source.assist) if job.source is not None and local else None
-        if assist is None or assist.sequence.spec.request_id != job.request_id:
-            return Sequence(event.spec, event.generated, self.next_arrival(), max_tokens=longest)
+        return assist if assist and assist.sequence.spec.request_id == job.request_id else None
+
+    def _choice_for(self, event: Assigned, choice: int, known: tuple[int, ...], assist: Assist | None) -> Sequence:
+        longest = self.settings.max_model_tokens
+        if assist is None:
+            return Sequence(event.spec, known, self.next_arrival(), max_tokens=longest, choice=choice)
         sequence = self.adopt(assist)
-        sequence.adopt(event.spec, event.generated, self.next_arrival(), max_tokens=longest)
+        sequence.adopt(event.spec, known, self.next_arrival(), max_tokens=longest, choice=choice)
         return sequence
 
     def _end_if_complete(self, owned: Owned) -> None:
         """An earlier attempt left nothing to generate, or the prompt leaves no room to."""
-        sequence = owned.sequence
-        if sequence.num_tokens < sequence.max_tokens:
-            return
-        if not sequence.num_generated:
-            self.end_early(owned, Phase.FAILED, f"the prompt leaves no room within {sequence.max_tokens} tokens")
-            return
-        self.command(Emit(owned.spec.request_id, owned.attempt, 0, sequence.num_generated, (), (), FinishReason.LENGTH))
-        self.end_choice(owned)
+        if not owned.choices:
+            self.end_early(owned, Phase.FINISHED)
+        for sequence in [sequence for sequence in owned.choices if sequence.num_tokens >= sequence.max_tokens]:
+            if not sequence.num_generated:
+                self.end_early(owned, Phase.FAILED, f"the prompt leaves no room within {sequence.max_tokens} tokens")
+                return
+            position = (sequence.choice, sequence.num_generated)
+            self.command(Emit(owned.spec.request_id, owned.attempt, *position, (), (), FinishReason.LENGTH))
+            self.end_choice(owned, sequence)
 
     def on_unloadable(self, event: Unloadable) -> None:
         """There is nothing to run: an assignment is handed back, so that the scheduler finds out from the log what became of it."""
@@ -73,13 +90,22 @@ class CoreRequests(CoreMemory):
 
     # -- ended
 
-    def end_choice(self, owned: Owned) -> None:
-        """No further token: the blocks are free now, the request stays until its record is closed."""
-        self.free(owned)
-        owned.ended = True
+    def end_choice(self, owned: Owned, sequence: Sequence) -> None:
+        """No further token of it: its blocks are free now. With the last choice the request ends, and stays until its record is closed."""
+        if sequence is owned.sequence:
+            self._let_go_of_source(owned)
+        self.fork(owned)
+        self._free_choice(sequence)
+        owned.choices.remove(sequence)
+        owned.generated += sequence.num_generated
+        owned.ended = not owned.choices
 
     def end_early(self, owned: Owned, phase: Phase, error: str = "", code: str = "") -> None:
-        self.end_choice(owned)
+        """All choices at once."""
+        self._let_go_of_source(owned)
+        for sequence in list(owned.choices):
+            self.end_choice(owned, sequence)
+        owned.ended = True
         self.command(EndRequest(owned.spec.request_id, owned.attempt, phase, error, code))
 
     def on_cancel(self, event: Cancel) -> None:
@@ -92,9 +118,9 @@ class CoreRequests(CoreMemory):
     def on_stop_found(self, event: StopFound) -> None:
         """The output stage ends the choice at that index; what was computed beyond does not exist."""
         owned = self._current(event)
-        if owned and not owned.ended:
+        if owned and (sequence := owned.choice(event.choice)):
             self.learn_output(event.index + 1)
-            self.end_choice(owned)
+            self.end_choice(owned, sequence)
 
     def on_closed(self, event: Closed) -> None:
         if owned := self._current(event):
@@ -130,7 +156,9 @@ class CoreRequests(CoreMemory):
         self.tell_soon()
 
     def hand_back_misfits(self) -> None:
-        for owned in [owned for owned in self.owned.values() if not owned.ended and self.never_fits(owned.sequence)]:
+        if self.blocks.blocks_for(self.settings.max_model_tokens) <= self.settings.total_blocks:
+            return
+        for owned in [owned for owned in self.owned.values() if any(map(self.never_fits, owned.choices))]:
             self.hand_back(owned, f"needs more than the {self.settings.total_blocks} blocks of this worker")
 
     def drop(self, owned: Owned) -> None:
@@ -147,13 +175,20 @@ class CoreRequests(CoreMemory):
 
     def free(self, owned: Owned, *, releases_source: bool = True) -> None:
         """Everything this request holds here goes back; what is under way drains by itself."""
+        self._let_go_of_source(owned, releases_source=releases_source)
+        for sequence in owned.choices:
+            self._free_choice(sequence)
+
+    def _let_go_of_source(self, owned: Owned, *, releases_source: bool = True) -> None:
         if owned.intake:
             self.abandon(owned.intake, releases_source=releases_source)
         elif owned.source and releases_source:
             self.release_source(owned.source)
         owned.intake = owned.source = None
-        self.rewind(owned.sequence)
-        self.clear_suspect(owned.sequence)
+
+    def _free_choice(self, sequence: Sequence) -> None:
+        self.rewind(sequence)
+        self.clear_suspect(sequence)
 
     def clear_suspect(self, sequence: Sequence) -> None:
         if sequence in self.suspects:

@@ -1,7 +1,7 @@
 """What a worker core knows, and the books it keeps: the ground floor of `WorkerCore`.
 
 The core is one class in floors, one file each; a floor calls only those below it:
-state -> reports -> assists -> pulls -> memory -> requests -> steps -> `workers.core`.
+state -> cache -> reports -> assists -> pulls -> memory -> requests -> steps -> `workers.core`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from shared.messages import Returned, Source, WorkerState
-from shared.types import AssistId, BlockId, RequestId, RequestSpec, TransferId, WorkerRef
+from shared.types import AssistId, BlockId, RequestId, RequestSpec, TokenSpan, TransferId, WorkerRef
 from workers.batching import PlannedStep, StepBuilder
-from workers.block_manager import ROOT_KEY, BlockManager
+from workers.block_manager import BlockManager
 from workers.events import TellStory, WorkerCommand
 from workers.kv_transfer import Intake, Offer, SendKey
 from workers.sequence import Sequence
@@ -28,17 +28,43 @@ class Owned:
 
     spec: RequestSpec
     attempt: int
-    sequence: Sequence
+    choices: list[Sequence]
+    """Those that have not ended, in order. The first one prefills the prompt; the others start behind its whole blocks."""
     source: Source | None = None
-    """A head start that is still to be pulled."""
+    """A head start that is still to be pulled, by the first choice."""
     intake: Intake | None = None
-    """The pull under way: the sequence is in no step."""
+    """The pull under way: no choice is in any step."""
     ended: bool = False
-    """The choice has ended; waits for `Closed`."""
+    """All choices have ended; waits for `Closed`."""
+    generated: int = 0
+    """Tokens of the choices that have ended."""
+
+    told_cached: bool = False
+    """Its first entry in the log said what the cache had."""
+
+    def take_cached(self) -> int:
+        """Prompt tokens found in the cache, for the first entry of this attempt; 0 for later ones."""
+        cached = 0 if self.told_cached else self.sequence.num_cached or 0
+        self.told_cached = True
+        return cached
 
     @property
     def runnable(self) -> bool:
         return not (self.ended or self.intake or self.source)
+
+    @property
+    def sequence(self) -> Sequence:
+        """The first choice that has not ended."""
+        return self.choices[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """The prompt once, and what all choices generated."""
+        return len(self.spec.prompt) + self.generated + sum(sequence.num_generated for sequence in self.choices)
+
+    def choice(self, number: int) -> Sequence | None:
+        """None: it has ended."""
+        return next((sequence for sequence in self.choices if sequence.choice == number), None)
 
 
 @dataclass(eq=False, slots=True)
@@ -121,21 +147,32 @@ class CoreState:
         """All of its blocks go back, all of its progress falls; its known tokens stay."""
         self.blocks.release(sequence.blocks)
         sequence.blocks.clear()
-        sequence.keys.clear()
+        sequence.num_sealed = 0
         sequence.rewind()
 
-    def seal(self, sequence: Sequence) -> None:
-        """Names the contents of the blocks that are now full and believed."""
-        size = self.settings.block_tokens
-        for at in range(len(sequence.keys), sequence.num_computed // size):
-            parent = sequence.keys[-1] if sequence.keys else ROOT_KEY
-            sequence.keys.append(self.blocks.seal(sequence.blocks[at], parent, sequence.ids(at * size, (at + 1) * size)))
+    # -- tables
+
+    def span_blocks(self, table: tuple[BlockId, ...], span: TokenSpan) -> tuple[BlockId, ...]:
+        """The blocks of a table that a transfer of whole granules touches."""
+        return table[span.start // self.settings.block_tokens :]
+
+    def pulled_blocks(self, intake: Intake) -> tuple[BlockId, ...]:
+        """Those that a pull writes: what came from the cache before them is not touched."""
+        return self.span_blocks(intake.blocks, intake.span)
+
+    def offered_blocks(self, assist: Assist) -> list[BlockId]:
+        return assist.sequence.blocks[: assist.offer.tokens // self.settings.block_tokens]
 
     # -- figures
 
     @property
     def sequences(self) -> list[Sequence]:
-        return [owned.sequence for owned in self.owned.values()] + [assist.sequence for assist in self.assists.values()]
+        choices = [sequence for owned in self.owned.values() for sequence in owned.choices]
+        return choices + [assist.sequence for assist in self.assists.values()]
+
+    def shared_blocks(self, sequence: Sequence) -> int:
+        """Whole blocks of the prompt, of all but its last token: what the choices of a request have in common."""
+        return (sequence.num_prompt - 1) // self.settings.block_tokens
 
     @property
     def free_sequences(self) -> int:
@@ -144,8 +181,8 @@ class CoreState:
 
     @property
     def places(self) -> int:
-        """Sequences beside those of running requests that this worker may hold."""
-        return self.settings.max_sequences - sum(1 for owned in self.owned.values() if not owned.ended)
+        """Sequences beside those of running requests that this worker may hold; negative if it owns more choices than fit in a step."""
+        return self.settings.max_sequences - sum(len(owned.choices) for owned in self.owned.values())
 
     @property
     def readable_jobs(self) -> int:
@@ -168,24 +205,35 @@ class CoreState:
     def check(self) -> None:
         """Conservation of blocks, and every record in agreement with every other. Raises `AssertionError`."""
         writes = (number for step in self.running for number in step.written)
-        intakes = (number for intake in self.intakes.values() for number in intake.blocks)
+        intakes = (number for intake in self.intakes.values() for number in self.pulled_blocks(intake))
         sends = (number for send in self.sends.values() for number in send.blocks)
-        self.blocks.check([sequence.blocks for sequence in self.sequences], writes, [*intakes, *sends])
+        offers = (number for assist in self.assists.values() for number in self.offered_blocks(assist))
+        self.blocks.check([sequence.blocks for sequence in self.sequences], writes, [*intakes, *sends], offers)
         for sequence in self.sequences:
             sequence.check(self.settings.block_tokens)
         self._check_owned()
         self._check_assists()
+        self._check_written()
         if self.idle and self.blocks.free_blocks != self.settings.total_blocks:
             raise AssertionError(f"idle, and yet {self.blocks!r}")
 
     def _check_owned(self) -> None:
         for request_id, owned in self.owned.items():
-            if owned.intake and (self.intakes.get(owned.intake.transfer) is not owned.intake or owned.sequence.num_planned):
+            if owned.intake and (
+                self.intakes.get(owned.intake.transfer) is not owned.intake or owned.sequence.num_planned != owned.intake.span.start
+            ):
                 raise AssertionError(f"{request_id} pulls and computes at once, or its pull is unknown")
-            if owned.ended and (owned.sequence.blocks or owned.intake):
-                raise AssertionError(f"{request_id} has ended and still holds blocks or pulls")
+            if owned.ended != (not owned.choices) or (owned.ended and (owned.intake or owned.source)):
+                raise AssertionError(f"{request_id} has ended and still has choices or pulls, or has none and goes on")
             if owned.attempt < self.fence(request_id):
                 raise AssertionError(f"{request_id} runs under attempt {owned.attempt}, below its fence {self.fence(request_id)}")
+
+    def _check_written(self) -> None:
+        """What two sequences read, nobody writes."""
+        for step in self.running:
+            own = [number for row in step.rows if row.live for number in row.sequence.blocks[row.start // self.settings.block_tokens :]]
+            if shared := len(own) - self.blocks.unshared(own):
+                raise AssertionError(f"step {step.step} writes {shared} shared blocks")
 
     def _check_assists(self) -> None:
         for assist in self.assists.values():

@@ -28,11 +28,19 @@ class CoreSteps(CoreRequests):
         """Starts what can start: pulls, then steps up to the pipeline's depth."""
         self._preempted.clear()
         self.hand_back_misfits()
+        self._fork_all()
         for owned in [owned for owned in self.owned.values() if owned.source]:
-            if self.room_for_pull(owned):
+            self.skip_covered_pull(owned)
+            if owned.source and self.room_for_pull(owned):
                 self.start_pull(owned)
         while len(self.running) < self._depth() and (step := self._next_step()):
             self._launch(step)
+
+    def _fork_all(self) -> None:
+        """Choices that were preempted take the prompt back from one that kept it."""
+        for owned in self.owned.values():
+            if len(owned.choices) > 1 and owned.runnable:
+                self.fork(owned)
 
     def _depth(self) -> int:
         """A suspect is computed alone, and nothing runs beside it."""
@@ -61,8 +69,7 @@ class CoreSteps(CoreRequests):
         return any(self._add(builder, sequence) for sequence in list(self.suspects))
 
     def _plan_batch(self, builder: StepBuilder) -> None:
-        startable = [owned.sequence for owned in self.owned.values() if owned.runnable and self.may_start(owned)]
-        for sequence in step_order(startable, self.advancing()):
+        for sequence in step_order(self.startable(), self.advancing()):
             if builder.full:
                 break
             if sequence not in self.suspects:
@@ -70,10 +77,11 @@ class CoreSteps(CoreRequests):
 
     def _add(self, builder: StepBuilder, sequence: Sequence) -> bool:
         """As many of its tokens as budget and memory have room for; one that lost its blocks in this round waits."""
-        left = sequence.left
-        if not left or sequence in self._preempted or not self._is_here(sequence):
+        if not sequence.left or (self._preempted and sequence in self._preempted) or not self._is_here(sequence):
             return False
-        count = self.tokens_with_room(sequence, min(left, builder.left))
+        if self.start_from_cache(sequence) and sequence.limit is not None:
+            self.raise_offer(sequence)
+        count = self.tokens_with_room(sequence, min(sequence.left, builder.left))
         if count:
             builder.add(sequence, count)
         return bool(count)
@@ -111,28 +119,32 @@ class CoreSteps(CoreRequests):
     def _advance_row(self, row: Row, event: StepDone) -> None:
         sequence = row.sequence
         sequence.computed(row.count)
-        self.clear_suspect(sequence)
+        if self.suspects:
+            self.clear_suspect(sequence)
         if sequence.limit is not None:
             self.raise_offer(sequence)
-        if row.sample >= 0:
-            self._accept(self.owned[sequence.spec.request_id], event.token_ids[row.sample], event.logprobs[row.sample])
         self.seal(sequence)
+        if row.sample >= 0:
+            owned = self.owned[sequence.spec.request_id]
+            self.fork(owned)
+            self._accept(owned, sequence, event, row.sample)
 
-    def _accept(self, owned: Owned, token: int, logprob: float) -> None:
-        """A sampled token is final: it goes to the log, and may be the last."""
-        sequence = owned.sequence
-        index = sequence.num_generated
+    def _accept(self, owned: Owned, sequence: Sequence, event: StepDone, sample: int) -> None:
+        """A sampled token is final: it goes to the log, and may be the choice's last."""
+        index, token = sequence.num_generated, event.token_ids[sample]
         sequence.append(token)
-        finish = self._finish_of(owned, token)
-        self.command(Emit(owned.spec.request_id, owned.attempt, 0, index, (token,), (logprob,), finish))
+        finish = self._finish_of(sequence, token)
+        top = tuple(event.top_logprobs[sample : sample + 1]) if owned.spec.sampling.top_logprobs else ()
+        place = (owned.spec.request_id, owned.attempt, sequence.choice, index)
+        self.command(Emit(*place, (token,), (event.logprobs[sample],), finish, top, owned.take_cached()))
         if finish:
             self.learn_output(sequence.num_generated)
-            self.end_choice(owned)
+            self.end_choice(owned, sequence)
 
-    def _finish_of(self, owned: Owned, token: int) -> FinishReason | None:
-        if token in self.settings.eos_token_ids and not owned.spec.sampling.ignore_eos:
+    def _finish_of(self, sequence: Sequence, token: int) -> FinishReason | None:
+        if token in self.settings.eos_token_ids and not sequence.spec.sampling.ignore_eos:
             return FinishReason.STOP
-        return FinishReason.LENGTH if owned.sequence.num_tokens >= owned.sequence.max_tokens else None
+        return FinishReason.LENGTH if sequence.num_tokens >= sequence.max_tokens else None
 
     # -- failed
 
@@ -152,12 +164,13 @@ class CoreSteps(CoreRequests):
 
     def _can_prove(self, sequence: Sequence) -> bool:
         owned = self.owned.get(sequence.spec.request_id)
-        mine = owned is not None and owned.sequence is sequence and owned.runnable
+        mine = owned is not None and sequence in owned.choices and owned.runnable
         return bool(sequence.left) and (mine or sequence in self.advancing())
 
     def fail_alone(self, sequence: Sequence, error: str) -> None:
         self.clear_suspect(sequence)
         request_id = sequence.spec.request_id
+        self.blocks.distrust(sequence.blocks)
         assist = self._assist_of(sequence)
         if assist:
             sequence.rewind(sequence.num_computed)

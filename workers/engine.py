@@ -11,13 +11,16 @@ import numpy.typing as npt
 from shared.types import BlockId, SamplingParams, TokenSpan
 
 Int32 = npt.NDArray[np.int32]
+TopLogprobs = tuple[tuple[int, float], ...]
+"""The likeliest `(id, logprob)`, best first; among equals the lower id."""
 
 
 @dataclass(frozen=True, slots=True)
 class KVSpec:
     """What one token's KV is, as it goes over the wire.
 
-    The wire layout of one granule is `[layer][K then V][64 tokens][kv_head][head_dim]` in `dtype`, granules in order.
+    The wire layout of one granule is `[layer][K then V][64 tokens][kv_head][head_dim]` in `dtype`, granules in order. Where
+    layers or K and V differ in shape, `shapes` says each layer's own; `kv_heads` and `head_dim` are then the first keys'.
     """
 
     layers: int
@@ -29,6 +32,19 @@ class KVSpec:
     """`layers * 2 * kv_heads * head_dim * itemsize`, or what a fake engine moves."""
     fingerprint: bytes
     """Digest of weights, position settings, layer groups, wire dtype and wire version. Not of block size or device."""
+    shapes: tuple[tuple[int, int, int], ...] = ()
+    """`(kv_heads, key width, value width)` of every layer; empty if all are `(kv_heads, head_dim, head_dim)`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class History:
+    """Every token of a choice before the sampled one, for its penalties: a function of the tokens alone, on any worker."""
+
+    token_ids: Int32
+    """[N]: the prompt, then what was generated, as far as it is known."""
+    num_prompt: int
+    pending: int = -1
+    """Position in the previous plan's `samples` of the one generated token that is not known yet, -1 if all are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +56,10 @@ class Sample:
     choice: int
     index: int
     """Index of the sampled token among the choice's generated tokens."""
+    history: History | None = None
+    """Given where `params` has penalties or a grammar."""
+    allowed: Int32 | None = None
+    """[ceil(V / 32)]: bit `v % 32` of word `v // 32` is set where the grammar allows token `v`; None: all are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +90,14 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """`token_ids[i]` and `logprobs[i]` answer `plan.samples[i]`; `logprobs` are of the model before temperature."""
+    """`token_ids[i]` and `logprobs[i]` answer `plan.samples[i]`; log-probabilities are of the model's raw logits."""
 
     step: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     seconds: float
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+    """Per sample, empty where not asked for; nothing at all if nobody asked."""
 
 
 class Engine(Protocol):

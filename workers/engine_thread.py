@@ -66,7 +66,7 @@ class EngineThread:
         except Exception as error:
             self._fail(step, error)
             return
-        self._on_step(StepDone(result.step, result.token_ids, result.logprobs, result.seconds))
+        self._on_step(StepDone(result.step, result.token_ids, result.logprobs, result.seconds, result.top_logprobs))
 
     def _fail(self, step: int, error: Exception) -> None:
         # Whatever the model raised, the worker goes on: the core retries the step's sequences one by one.

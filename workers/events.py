@@ -1,7 +1,7 @@
 """What can happen to a worker core, and what it can ask its shell to do.
 
 Every command that starts something ends in exactly one event: `StartPull` in `PullEnded`, `SendKv` in `SendEnded`,
-`Launch` in `StepDone` or `StepFailed`, `EndRequest` and the last `Emit` in `Closed` or `Superseded`.
+`Launch` in `StepDone` or `StepFailed`, `EndRequest` and the last choice's last `Emit` in `Closed` or `Superseded`.
 Messages of `shared.messages.Control` are events as they are.
 """
 
@@ -11,9 +11,18 @@ from dataclasses import dataclass
 
 from shared.messages import Assign, AssistOrder, Control, Report
 from shared.types import AssistId, BlockId, FinishReason, Phase, RequestId, RequestSpec, TokenSpan, TransferId, WorkerRef
-from workers.engine import StepPlan
+from workers.engine import StepPlan, TopLogprobs
 
 # --- events ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What the log already has of one choice."""
+
+    token_ids: tuple[int, ...] = ()
+    finish: FinishReason | None = None
+    """Set: the choice has ended, and stays ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +31,8 @@ class Assigned:
 
     job: Assign
     spec: RequestSpec
-    generated: tuple[int, ...] = ()
+    delivered: tuple[Delivered, ...] = ()
+    """By choice; of a choice beyond the last there is nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,7 @@ class StepDone:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     seconds: float
+    top_logprobs: tuple[TopLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +153,16 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class OpenOutput:
-    """This attempt will write the log from token `generated` on; the output stage replays those ids first."""
+    """This attempt will write the log behind what is `delivered`; the output stage replays those ids first."""
 
     spec: RequestSpec
     attempt: int
-    generated: tuple[int, ...]
+    delivered: tuple[Delivered, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Tokens `[index, index + len)` of a choice for the log. `finish` on the last one ends the request as finished."""
+    """Tokens `[index, index + len)` of a choice for the log. `finish` ends the choice; the last choice's ends the request as finished."""
 
     request_id: RequestId
     attempt: int
@@ -160,6 +171,9 @@ class Emit:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: FinishReason | None = None
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+    cached_tokens: int = 0
+    """Prompt tokens that the attempt found in the cache, with its first token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@ hash(token, position)`; the second mixes the first with the token. The next toke
 weighted by its place, as read through the block table. So a wrong block, a wrong order, a foreign or a stale byte changes the
 answer, and `reference_tokens` says, without any cache, what the answer must be. All arithmetic is modulo 2**64.
 
+A sampled request adds noise that its seed and choice name. Where it asks for more than a temperature, the prefix hashes into logits
+whose best token is the greedy one, and `workers/fake_sampling.py` does with them what its parameters say.
+
 On the wire a token's words may be repeated an odd number of times, to make its KV as large as a real model's; what arrives is
 the exclusive or of all repeats, so that there, too, one foreign byte among them changes the answer.
 """
@@ -23,7 +26,9 @@ import numpy.typing as npt
 from shared.errors import EngineError
 from shared.profile import Profile, StepShape
 from shared.types import BlockId, SamplingParams, TokenSpan
-from workers.engine import Int32, KVSpec, StepPlan, StepResult
+from workers.engine import Int32, KVSpec, Sample, StepPlan, StepResult, TopLogprobs
+from workers.fake_sampling import Drawn, is_plain, likeliest, log_softmax, pick
+from workers.grammar_binding import GrammarBinder, NoGrammars
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -34,6 +39,7 @@ UNCHAIN = pow(CHAIN, -1, 1 << 64)
 WORDS = 2
 BYTES_PER_TOKEN = 8 * WORDS
 EVERY_CHOICE = 0x632BE59BD9B4E019
+FIRST = Drawn()
 
 
 def mix(value: int) -> int:
@@ -74,17 +80,47 @@ class FakeModel:
         """Stands for the word before the first position."""
         return mix(self.seed)
 
-    def choose(self, prefix: int, params: SamplingParams, choice: int) -> tuple[int, float]:
-        """Token and log-probability from the hash of the prefix; the seed plays a part only if the request is sampled."""
+    def choose(self, prefix: int, params: SamplingParams, choice: int, drawn: Drawn = FIRST) -> tuple[int, float, TopLogprobs]:
+        """Token, its log-probability and the likeliest ones, from the hash of the prefix; the seed plays a part only if it is sampled."""
         noise = mix(params.seed ^ (choice * EVERY_CHOICE & MASK)) if params.temperature > 0 else 0
-        drawn = mix(prefix ^ noise)
-        return drawn % self.vocab_size, -(drawn >> 11) / 2**53
+        word = mix(prefix ^ noise)
+        plain = is_plain(params, drawn)
+        if plain and not params.top_logprobs:
+            return word % self.vocab_size, -(word >> 11) / 2**53, ()
+        logits = self._logits(prefix)
+        token = word % self.vocab_size if plain else pick(logits, self._gumbel(word), params, drawn, self.eos_token_ids)
+        logprobs = log_softmax(logits)
+        return token, float(logprobs[token]), likeliest(logprobs, params.top_logprobs)
+
+    def _logits(self, prefix: int) -> npt.NDArray[np.float64]:
+        """[vocab_size]: between 0 and 4, and 5 for the greedy token."""
+        logits = 4 * self._uniform(prefix)
+        logits[mix(prefix) % self.vocab_size] = 5.0
+        return logits
+
+    def _gumbel(self, word: int) -> npt.NDArray[np.float64]:
+        noise: npt.NDArray[np.float64] = -np.log(-np.log(self._uniform(word)))
+        return noise
+
+    def _uniform(self, word: int) -> npt.NDArray[np.float64]:
+        """[vocab_size], each strictly between 0 and 1."""
+        bits = mix_array(np.arange(self.vocab_size, dtype=np.uint64) ^ np.uint64(word)) >> np.uint64(12)
+        uniform: npt.NDArray[np.float64] = (bits.astype(np.float64) + 0.5) / 2.0**52
+        return uniform
 
 
 def reference_tokens(
-    prompt: tuple[int, ...], sampling: SamplingParams, model: FakeModel | None = None, *, choice: int = 0
+    prompt: tuple[int, ...],
+    sampling: SamplingParams,
+    model: FakeModel | None = None,
+    *,
+    choice: int = 0,
+    allowed: Callable[[tuple[int, ...]], Int32] | None = None,
 ) -> tuple[int, ...]:
-    """The whole answer to a prompt, to EOS or length, from the definition alone: the oracle of every test."""
+    """The whole answer to a prompt, to EOS or length, from the definition alone: the oracle of every test.
+
+    `allowed` gives the mask of a grammar behind an answer's beginning.
+    """
     model = model or FakeModel()
     tokens, answer = list(prompt), list[int]()
     word, total = model.root, 0
@@ -96,7 +132,8 @@ def reference_tokens(
             continue
         if len(tokens) == longest:
             break
-        tokens.append(model.choose(total, sampling, choice)[0])
+        drawn = Drawn(len(answer), prompt, answer, allowed(tuple(answer)) if allowed else None)
+        tokens.append(model.choose(total, sampling, choice, drawn)[0])
         answer.append(tokens[-1])
         if tokens[-1] in model.eos_token_ids and not sampling.ignore_eos:
             break
@@ -146,6 +183,7 @@ class FakeEngine:
         profile: Profile | None = None,
         sleep: Callable[[float], None] | None = None,
         fault: Callable[[StepPlan], str | None] | None = None,
+        grammars: GrammarBinder | None = None,
     ) -> None:
         self.model = model or FakeModel()
         self.kv = self.model.kv
@@ -156,6 +194,7 @@ class FakeEngine:
         self._profile = profile
         self._sleep = sleep
         self._fault = fault
+        self._grammars = grammars or NoGrammars()
         self._cache: UInt64 = np.zeros((total_blocks * block_tokens, WORDS), dtype=np.uint64)
         self._launched: deque[StepPlan] = deque()
         self._sampled: tuple[int, ...] = ()
@@ -180,8 +219,11 @@ class FakeEngine:
             self._sleep(seconds)
         self._write(plan)
         chosen = self._sample(plan)
-        self._sampled = tuple(token for token, _ in chosen)
-        return StepResult(plan.step, self._sampled, tuple(logprob for _, logprob in chosen), seconds)
+        self._sampled = tuple(token for token, _, _ in chosen)
+        likeliest = tuple(top for _, _, top in chosen)
+        return StepResult(
+            plan.step, self._sampled, tuple(logprob for _, logprob, _ in chosen), seconds, likeliest if any(likeliest) else ()
+        )
 
     def _write(self, plan: StepPlan) -> None:
         """The words of this step's tokens, chained on what the cache holds at the position before each sequence's first."""
@@ -217,12 +259,21 @@ class FakeEngine:
         blocks = tables[rows, positions // self.block_tokens].astype(np.intp)
         return blocks * self.block_tokens + positions % self.block_tokens
 
-    def _sample(self, plan: StepPlan) -> list[tuple[int, float]]:
+    def _sample(self, plan: StepPlan) -> list[tuple[int, float, TopLogprobs]]:
         """Each sampled row hashes its sequence's whole cache."""
         rows = np.searchsorted(plan.starts, [sample.row for sample in plan.samples], side="right") - 1
         prefixes = [self._prefix_hash(plan.block_tables[row], int(plan.contexts[row])) for row in rows]
-        pairs = zip(prefixes, plan.samples, strict=True)
-        return [self.model.choose(prefix, sample.params, sample.choice) for prefix, sample in pairs]
+        bound = self._grammars.bind(plan.samples, lambda: self._sampled)
+        pairs = zip(prefixes, bound.result() if bound else plan.samples, strict=True)
+        return [self.model.choose(prefix, sample.params, sample.choice, self._drawn(sample)) for prefix, sample in pairs]
+
+    def _drawn(self, sample: Sample) -> Drawn:
+        """With the token that the step before sampled in its place."""
+        history = sample.history
+        if history is None:
+            return Drawn(sample.index, allowed=sample.allowed)
+        tokens = history.token_ids.tolist() + ([self._sampled[history.pending]] if history.pending >= 0 else [])
+        return Drawn(sample.index, tokens[: history.num_prompt], tokens[history.num_prompt :], sample.allowed)
 
     def _prefix_hash(self, table: Int32, context: int) -> int:
         blocks = table[: -(-context // self.block_tokens)]
@@ -251,6 +302,7 @@ class FakeEngine:
 
     def close(self) -> None:
         self._launched.clear()
+        self._grammars.close()
 
 
 def shape_of(plan: StepPlan) -> StepShape:

@@ -1,6 +1,7 @@
 """The canonical wire layout of KV, and the fingerprint that two workers must share before a byte moves.
 
 One granule is `[layer][K then V][64 tokens][kv_head][head_dim]` in the wire dtype; granules follow each other in order.
+Layers may differ in shape, and so may a layer's K and V (latent attention): each then has its own width in its own place.
 Local block size, local dtype and device are not part of it: unlike workers can pair.
 """
 
@@ -27,24 +28,42 @@ class KVLayer:
 
     kv_heads: int
     head_dim: int
+    """Width of a key, and of a value if `value_dim` says nothing else."""
     window: int | None = None
+    value_dim: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(kv_heads, key width, value width)`"""
+        return self.kv_heads, self.head_dim, self.head_dim if self.value_dim is None else self.value_dim
 
 
 def kv_spec(layers: Sequence[KVLayer], wire_dtype: str, weights: bytes, positions: Mapping[str, object]) -> KVSpec:
-    """What goes over the wire for a model whose layers all have one KV shape.
+    """What goes over the wire for a model with these layers.
 
     `weights` is a digest of the weights; `positions` holds whatever else decides a key (RoPE settings, model type).
     """
-    first = layers[0]
-    values_per_token = 2 * len(layers) * first.kv_heads * first.head_dim
+    first, shapes = layers[0], tuple(layer.shape for layer in layers)
+    alike = set(shapes) == {(first.kv_heads, first.head_dim, first.head_dim)}
     return KVSpec(
         layers=len(layers),
         kv_heads=first.kv_heads,
         head_dim=first.head_dim,
         dtype=wire_dtype,
-        bytes_per_token=values_per_token * ITEM_BYTES[wire_dtype],
+        bytes_per_token=sum(heads * (key + value) for heads, key, value in shapes) * ITEM_BYTES[wire_dtype],
         fingerprint=_fingerprint(layers, wire_dtype, weights, positions),
+        shapes=() if alike else shapes,
     )
+
+
+def layer_shapes(kv: KVSpec) -> tuple[tuple[int, int, int], ...]:
+    """`(kv_heads, key width, value width)` of every layer."""
+    return kv.shapes or ((kv.kv_heads, kv.head_dim, kv.head_dim),) * kv.layers
+
+
+def values_per_token(kv: KVSpec) -> int:
+    """How many numbers one token's KV has."""
+    return sum(heads * (key + value) for heads, key, value in layer_shapes(kv))
 
 
 def granule_bytes(kv: KVSpec) -> int:
@@ -75,6 +94,6 @@ def _fingerprint(layers: Sequence[KVLayer], wire_dtype: str, weights: bytes, pos
         "dtype": wire_dtype,
         "weights": weights.hex(),
         "positions": positions,
-        "layers": [(layer.kv_heads, layer.head_dim, layer.window) for layer in layers],
+        "layers": [(*layer.shape, layer.window) for layer in layers],
     }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).digest()

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
 from shared.fabric import Fabric
-from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo, WorkerState
+from shared.messages import Control, Drain, Job, Report, WorkerInfo, WorkerState
 from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import WorkerRef
@@ -22,14 +22,8 @@ from workers.core import WorkerCore
 from workers.engine_thread import EngineThread
 from workers.events import (
     AbandonPull,
-    Assigned,
-    DropOutput,
     DropPeer,
-    Emit,
-    EndRequest,
     Launch,
-    OpenOutput,
-    Ordered,
     PeerLost,
     SendKv,
     SendReport,
@@ -37,14 +31,17 @@ from workers.events import (
     TellStory,
     TellWorker,
     Tick,
-    Unloadable,
     WorkerCommand,
     WorkerEvent,
 )
+from workers.loading import job_event
 from workers.mover import Mover
-from workers.output import OutputStage
+from workers.output import OutputCommand, OutputStage
 
 log = logging.getLogger(__name__)
+
+Watch = Callable[[Sequence[WorkerEvent], Sequence[WorkerCommand]], None]
+"""Told of every event and what the core made of it, on the loop: quick, decides nothing, never raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,7 @@ class WorkerLoop:
     def __init__(self, core: WorkerCore, fabric: Fabric, info: WorkerInfo, clock: Clock, settings: LoopSettings | None = None) -> None:
         self.core = core
         self.info = info
+        self.watches: list[Watch] = []
         self._ref: WorkerRef = info.ref
         self._fabric = fabric
         self._clock = clock
@@ -72,6 +70,7 @@ class WorkerLoop:
         self._outbox: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue()
         self._stories = Storyteller(fabric, clock, str(info.ref))
         self._last_report: Report | None = None
+        self._unsent: Report | None = None
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._known_peers: set[WorkerRef] = set()
@@ -89,10 +88,19 @@ class WorkerLoop:
     def tell_worker_from_thread(self, worker: WorkerRef, message: Control) -> None:
         self._loop.call_soon_threadsafe(self._send, lambda: self._fabric.tell_worker(worker, message))
 
-    def feed(self, event: WorkerEvent) -> None:
-        """The one door to the core."""
-        for command in self.core.handle(event, self._clock.monotonic()):
-            self._carry_out(command)
+    def feed(self, *events: WorkerEvent) -> None:
+        """The one door to the core. What comes together is planned and reported once."""
+        output: list[OutputCommand] = []
+        commands = self.core.handle_all(events, self._clock.monotonic())
+        for command in commands:
+            if isinstance(command, OutputCommand):
+                output.append(command)
+            else:
+                self._carry_out(command)
+        if output:
+            self._output.put(output)
+        for watch in self.watches:
+            watch(events, commands)
         if self.core.readable_jobs > 0:
             self._freed.set()
 
@@ -120,11 +128,10 @@ class WorkerLoop:
     # -- commands
 
     def _carry_out(self, command: WorkerCommand) -> None:
+        """All but what goes to the log."""
         match command:
             case Launch():
                 self._engine.launch(command.plan)
-            case OpenOutput() | Emit() | EndRequest() | DropOutput():
-                self._output.put((command,))
             case StartPull() | AbandonPull() | SendKv() | DropPeer():
                 if isinstance(command, StartPull):
                     self._known_peers.add(command.source)
@@ -134,12 +141,25 @@ class WorkerLoop:
             case TellWorker():
                 self._send(lambda: self._fabric.tell_worker(command.worker, command.message))
             case SendReport():
-                self._last_report = command.report
-                self._send(lambda: self._fabric.tell_scheduler(command.report))
-                if self.core.drained:
-                    self._drained.set()
+                self._report(command.report)
             case TellStory():
                 self._stories.add(command.request_id, command.what, command.data)
+
+    def _report(self, report: Report) -> None:
+        """The latest says all that earlier ones said, but for what was closed: one waits at a time, however slow the server is."""
+        self._last_report = report
+        waiting, self._unsent = self._unsent, report
+        if waiting:
+            self._unsent = replace(report, closed=waiting.closed + report.closed)
+        else:
+            self._send(self._send_report)
+        if self.core.drained:
+            self._drained.set()
+
+    async def _send_report(self) -> None:
+        report, self._unsent = self._unsent, None
+        if report:
+            await self._fabric.tell_scheduler(report)
 
     def _send(self, write: Callable[[], Awaitable[object]]) -> None:
         self._outbox.put_nowait(write)
@@ -164,9 +184,9 @@ class WorkerLoop:
                 log.warning("control cannot be read yet: %s", error)
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            for entry_id, message in messages:
-                after = entry_id
-                self.feed(message)
+            if messages:
+                after = messages[-1][0]
+                self.feed(*(message for _, message in messages))
 
     async def _read_jobs(self) -> None:
         """Only for free slots: what this worker cannot hold stays in its stream, where a leader can see it."""
@@ -182,21 +202,15 @@ class WorkerLoop:
                 log.warning("jobs cannot be read yet: %s", error)
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            for entry_id, job in jobs:
-                after = entry_id
-                await self._until_done(partial(self._load, job))
+            if jobs:
+                after = jobs[-1][0]
+                await self._until_done(partial(self._load, tuple(job for _, job in jobs)))
 
-    async def _load(self, job: Job) -> None:
-        head = await self._fabric.head(job.request_id)
-        entries = [] if head is None else [logged.entry for logged in await self._fabric.read_log(job.request_id)]
-        ended = next((entry.phase for entry in entries if isinstance(entry, LogEnd)), None)
-        if head is None or ended is not None:
-            self.feed(Unloadable(job, ended))
-        elif isinstance(job, AssistOrder):
-            self.feed(Ordered(job, head.spec))
-        elif isinstance(job, Assign):
-            generated = tuple(token for entry in entries if isinstance(entry, LogTokens) for token in entry.token_ids)
-            self.feed(Assigned(job, head.spec, generated))
+    async def _load(self, jobs: tuple[Job, ...]) -> None:
+        """All of them in one round trip: a burst that is loaded one by one is taken for lost before its end is reached."""
+        logs = await self._fabric.load_logs(tuple(job.request_id for job in jobs))
+        pairs = zip(jobs, logs, strict=True)
+        self.feed(*(job_event(job, found.head, found.entries) if found else job_event(job, None, ()) for job, found in pairs))
 
     async def _tick(self) -> None:
         while True:

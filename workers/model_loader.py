@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
 from shared.errors import ConfigError, ModelRefused
 from workers.attention import AttentionLayer
+from workers.checkpoint import read_settings, weight_files, weights_digest
 from workers.engine import KVSpec
 from workers.kv_layout import ITEM_BYTES, kv_spec
+from workers.load_progress import LoadProgress, load_progress
+from workers.model_state import unchanged_state
 from workers.proofs import check_config, position_limit, prove_layers, prove_packing, rope_settings
 
 
@@ -31,6 +31,7 @@ class LoadedModel:
     kv: KVSpec
     max_model_tokens: int
     eos_token_ids: frozenset[int]
+    dtype: str
 
 
 def load_model(
@@ -38,35 +39,35 @@ def load_model(
 ) -> LoadedModel:
     """Loads the folder `path` and has the model prove itself.
 
-    `wire_dtype` is by default the checkpoint's own dtype, so that workers of unlike dtypes agree without being told.
+    `dtype` `auto` is the checkpoint's own. `wire_dtype` is that by default, so that workers of unlike dtypes agree without
+    being told.
     Raises `ConfigError` for a bad option or a missing file, `ModelRefused` for a model that would be served wrong.
     """
     folder = Path(path)
-    settings = _read_settings(folder)
-    name = str(settings.get("model_type"))
-    weights = _weight_files(folder)
-    with quiet_transformers(), _refusals_named(name):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        wire = _item_dtype("wire_dtype", wire_dtype or str(config.get_text_config().dtype or "float32").removeprefix("torch."))
+    name = str(read_settings(folder).get("model_type"))
+    with quiet_transformers(), _refusals_named(name), load_progress() as progress:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         check_config(config)
         limit = position_limit(config, max_model_tokens)
+        own = str(config.get_text_config().dtype or "float32").removeprefix("torch.")
+        wire = _item_dtype("wire_dtype", wire_dtype or own)
+        dtype = _item_dtype("dtype", own if dtype == "auto" else dtype)
+        digest = _digest(folder, progress)
+        progress.stage("placing the weights")
         model = _load_weights(folder, config, dtype, device)
-        layers = prove_layers(model, limit)
-        prove_packing(model, layers, getattr(torch, dtype), limit)
+        progress.stage("proving that it is served right")
+        with unchanged_state(model):
+            layers = prove_layers(model, limit)
+            prove_packing(model, layers, getattr(torch, dtype), limit)
     positions = {"model_type": name, "rope": rope_settings(config.get_text_config(decoder=True))}
-    kv = kv_spec([layer.kv for layer in layers], wire, weights_digest(weights), positions)
-    return LoadedModel(model, layers, kv, limit, _eos_token_ids(model))
+    return LoadedModel(model, layers, kv_spec([layer.kv for layer in layers], wire, digest, positions), limit, _eos_token_ids(model), dtype)
 
 
-def weights_digest(files: list[Path]) -> bytes:
-    """Digest of the weight files' contents in order of name: an identity, not a signature (xxh3, some 10 GB/s)."""
-    digest = xxhash.xxh3_128()
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while piece := stream.read(1 << 24):
-                digest.update(piece)
-    return digest.digest()
+def _digest(folder: Path, progress: LoadProgress) -> bytes:
+    """Reading the files once for their digest also brings them into memory, where placing them finds them."""
+    files = weight_files(folder)
+    progress.stage("reading the weights", sum(file.stat().st_size for file in files))
+    return weights_digest(files, progress.advance)
 
 
 @contextmanager
@@ -99,32 +100,11 @@ def _refusals_named(model_type: str) -> Iterator[None]:
         ) from error
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ConfigError(f"no model at {folder}: config.json is missing; give a folder as save_pretrained writes it")
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    name = settings.get("model_type")
-    if name not in CONFIG_MAPPING:
-        raise ModelRefused(f"model type {name!r} is refused: transformers does not know it, and remote code is never run")
-    return settings
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ["model.safetensors"]
-    names = sorted(set(shards))
-    for name in names:
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder / name} is missing; fetch it, or convert other formats with save_pretrained (safetensors only)")
-    return [folder / name for name in names]
-
-
 def _load_weights(folder: Path, config: Any, dtype: str, device: torch.device) -> Any:
     model, info = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
-        dtype=getattr(torch, _item_dtype("dtype", dtype)),
+        dtype=getattr(torch, dtype),
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
@@ -137,7 +117,8 @@ def _load_weights(folder: Path, config: Any, dtype: str, device: torch.device) -
 
 def _item_dtype(option: str, name: str) -> str:
     if name not in ITEM_BYTES:
-        raise ConfigError(f"{option} must be one of {', '.join(ITEM_BYTES)}, got {name!r}")
+        auto = "auto, " if option == "dtype" else ""
+        raise ConfigError(f"{option} must be one of {auto}{', '.join(ITEM_BYTES)}, got {name!r}")
     return name
 
 

@@ -29,7 +29,8 @@ class ModelRunner:
         tokens = self._tokens(plan, previous)
         rows = torch.tensor([sample.row for sample in plan.samples], dtype=torch.int64, device=self._device)
         cache = self._attention.cache
-        self._attention.step = StepLayout(plan, cache.block_tokens, cache.data.dtype, self._device)
+        native = self._attention.native is not None
+        self._attention.step = StepLayout(plan, cache.block_tokens, cache.data.dtype, self._device, native=native)
         try:
             return self._forward(tokens, self._to_device(plan.positions), rows).float()
         finally:

@@ -94,7 +94,8 @@ class Mover:
         expected = Expected(pull.transfer, pull.request_id, pull.attempt, pull.span, fingerprint, self._granule_bytes)
         good, bad, why = good_prefix(arrival.header, arrival.payload, expected)
         if bad:
-            log.warning("transfer %d from %s: %d bad granules: %s", pull.transfer, pull.source, len(bad), why)
+            told = {"request": pull.request_id, "attempt": pull.attempt}
+            log.warning("transfer %d from %s: %d bad granules: %s", pull.transfer, pull.source, len(bad), why, extra=told)
         nbytes = len(arrival.payload)
         try:
             if good:

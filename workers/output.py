@@ -18,9 +18,10 @@ from shared.clock import Clock
 from shared.errors import FabricUnavailable
 from shared.fabric import WriteStatus
 from shared.messages import LogEnd, LogTokens
-from shared.types import FinishReason, Phase, RequestId
+from shared.processes import event_loop
+from shared.types import FinishReason, Phase, RequestId, RequestSpec
 from workers.detokenizer import Detokenizer, SafeText
-from workers.events import Closed, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
+from workers.events import Closed, Delivered, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ class _Output:
     """One attempt's writing: what waits to be appended, and how its text goes on."""
 
     attempt: int
-    text: SafeText
+    texts: dict[int, SafeText]
+    """Of the choices that have not ended."""
     waiting: list[LogTokens] = field(default_factory=list)
     end: LogEnd | None = None
     sent: Append | None = None
@@ -61,7 +63,7 @@ class OutputBook:
     def handle(self, command: OutputCommand) -> None:
         match command:
             case OpenOutput():
-                self._outputs[command.spec.request_id] = _Output(command.attempt, self._replay(command))
+                self._outputs[command.spec.request_id] = _Output(command.attempt, self._replay_all(command))
             case Emit():
                 self._emit(command)
             case EndRequest():
@@ -93,7 +95,8 @@ class OutputBook:
             return True
         # A gap can only mean that the server lost what it had acknowledged: this attempt must not invent the rest.
         if status is WriteStatus.GAP:
-            log.error("log of %s has a gap before attempt %d's entry: the server lost acknowledged tokens", request_id, attempt)
+            extra = {"request": request_id, "attempt": attempt}
+            log.error("the log has a gap before this attempt's entry: the server lost acknowledged tokens", extra=extra)
         self._drop(request_id, Superseded(request_id, attempt))
         return False
 
@@ -113,44 +116,51 @@ class OutputBook:
         output = self._outputs.get(request_id)
         return output if output and output.attempt == attempt else None
 
-    def _replay(self, command: OpenOutput) -> SafeText:
-        text = SafeText(self._detokenizer.open(command.spec.prompt), command.spec.sampling.stop)
-        for token_id in command.generated:
+    def _replay_all(self, command: OpenOutput) -> dict[int, SafeText]:
+        delivered = [*command.delivered, *[Delivered()] * (command.spec.sampling.n - len(command.delivered))]
+        return {choice: self._replay(command.spec, known) for choice, known in enumerate(delivered) if not known.finish}
+
+    def _replay(self, spec: RequestSpec, known: Delivered) -> SafeText:
+        text = SafeText(self._detokenizer.open(spec.prompt), spec.sampling.stop)
+        for token_id in known.token_ids:
             text.push(token_id)
         return text
 
     def _emit(self, command: Emit) -> None:
+        """A choice that has ended says nothing more."""
         output = self._current(command.request_id, command.attempt)
-        if output is None or output.end is not None:
+        text = output.texts.get(command.choice) if output else None
+        if output is None or output.end is not None or text is None:
             return
         pieces: list[str] = []
         for offset, token_id in enumerate(command.token_ids):
-            piece = output.text.push(token_id)
+            piece = text.push(token_id)
             pieces.append(piece.text)
             if piece.stopped:
                 self._write_down(output, command, offset + 1, pieces, FinishReason.STOP)
                 self._events.append(StopFound(command.request_id, command.attempt, command.choice, command.index + offset))
                 return
         if command.finish is not None:
-            pieces.append(output.text.finish().text)
+            pieces.append(text.finish().text)
         self._write_down(output, command, len(command.token_ids), pieces, command.finish)
 
     def _write_down(self, output: _Output, emit: Emit, count: int, pieces: list[str], finish: FinishReason | None) -> None:
-        now = self._clock.wall_ms()
-        entry = LogTokens(emit.choice, emit.index, emit.token_ids[:count], "".join(pieces), emit.logprobs[:count], finish, now)
+        now, text, top = self._clock.wall_ms(), "".join(pieces), emit.top_logprobs[:count]
+        entry = LogTokens(
+            emit.choice, emit.index, emit.token_ids[:count], text, emit.logprobs[:count], finish, now, top, emit.cached_tokens
+        )
         output.waiting.append(entry)
         if finish is not None:
-            output.end = LogEnd(Phase.FINISHED, at_ms=now)
+            del output.texts[emit.choice]
+            output.end = None if output.texts else LogEnd(Phase.FINISHED, at_ms=now)
 
 
 class LogWriter(Protocol):
     """The part of the fabric that the output stage needs."""
 
-    async def append_many(self, appends: Sequence[Append]) -> Sequence[WriteStatus]: ...
+    async def write(self, appends: Sequence[Append]) -> Sequence[WriteStatus]: ...
 
-    async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus: ...
-
-    async def notify(self, request_ids: Sequence[RequestId]) -> None: ...
+    async def close_many(self, ends: Sequence[tuple[RequestId, int, Phase]]) -> Sequence[WriteStatus]: ...
 
     async def disconnect(self) -> None: ...
 
@@ -164,7 +174,7 @@ class OutputStage:
         self._on_event = on_event
         self._inbox: list[OutputCommand] = []
         self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
+        self._loop = event_loop()
         self._wake = asyncio.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="output", daemon=True)
@@ -215,11 +225,11 @@ class OutputStage:
             self._tell()
 
     async def _write(self, writer: LogWriter, appends: list[Append]) -> None:
-        statuses = await writer.append_many(appends)
+        statuses = await writer.write(appends)
         ended = [append for append, status in zip(appends, statuses, strict=True) if self._book.answered(append, status)]
-        await writer.notify([append[0] for append in appends])
-        for request_id, attempt, _, end in ended:
-            await writer.close(request_id, attempt, end.phase if end else Phase.FINISHED)
+        if ended:
+            await writer.close_many([(request_id, attempt, end.phase if end else Phase.FINISHED) for request_id, attempt, _, end in ended])
+        for request_id, attempt, _, _ in ended:
             self._book.closed(request_id, attempt)
 
     def _read_inbox(self) -> None:

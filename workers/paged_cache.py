@@ -45,10 +45,12 @@ class PagedCache:
         self.kv = kv
         self.block_tokens = block_tokens
         self.total_blocks = total_blocks
-        row = block_tokens * kv.kv_heads * kv.head_dim
-        self.data = torch.empty((kv.layers * 2, total_blocks, row), dtype=dtype, device=device)
+        self.data = torch.empty(self._data_shape(), dtype=dtype, device=device)
         self._wire_dtype: torch.dtype = getattr(torch, kv.dtype)
         self._copies = side_stream(device)
+
+    def _data_shape(self) -> tuple[int, ...]:
+        return self.kv.layers * 2, self.total_blocks, self.block_tokens * self.kv.kv_heads * self.kv.head_dim
 
     def slots(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of one layer's K and V, `[total_blocks * block_tokens, kv_heads, head_dim]` each."""
@@ -61,14 +63,8 @@ class PagedCache:
         check_payload(self.kv, span, out.nbytes)
         if not len(span):
             return
-        rows, wire = self._rows(blocks, span), self._wire(out, span)
         with torch.cuda.stream(self._copies):
-            if isinstance(rows, slice):
-                wire.copy_(self.data[:, rows].view(wire.shape[1], wire.shape[0], -1).transpose(0, 1))
-            elif self._copies is not None:
-                wire.copy_(self.data.index_select(1, rows).view(wire.shape[1], wire.shape[0], -1).transpose(0, 1))
-            else:
-                self._gather_granules(rows, wire)
+            self._read(self._rows(blocks, span), self._wire(out, span))
 
     @torch.inference_mode()
     def scatter(self, blocks: Sequence[BlockId], span: TokenSpan, data: memoryview) -> None:
@@ -76,14 +72,28 @@ class PagedCache:
         check_payload(self.kv, span, data.nbytes)
         if not len(span):
             return
-        rows, wire = self._rows(blocks, span), self._wire(_writable(data), span)
         with torch.cuda.stream(self._copies):
-            if isinstance(rows, slice):
-                self.data[:, rows].view(wire.shape[1], wire.shape[0], -1).copy_(wire.transpose(0, 1))
-            else:
-                self._scatter_granules(rows, wire.to(self.data.device))
+            self._write(self._rows(blocks, span), self._wire(_writable(data), span))
         if self._copies is not None:
             self._copies.synchronize()
+
+    def _read(self, rows: slice | torch.Tensor, wire: torch.Tensor) -> None:
+        """Copies the block rows into `wire`, `[granules, values of a granule]`."""
+        wire = wire.view(len(wire), len(self.data), -1)
+        if isinstance(rows, slice):
+            wire.copy_(self.data[:, rows].view(wire.shape[1], wire.shape[0], -1).transpose(0, 1))
+        elif self._copies is not None:
+            wire.copy_(self.data.index_select(1, rows).view(wire.shape[1], wire.shape[0], -1).transpose(0, 1))
+        else:
+            self._gather_granules(rows, wire)
+
+    def _write(self, rows: slice | torch.Tensor, wire: torch.Tensor) -> None:
+        """Copies `wire`, `[granules, values of a granule]`, into the block rows."""
+        wire = wire.view(len(wire), len(self.data), -1)
+        if isinstance(rows, slice):
+            self.data[:, rows].view(wire.shape[1], wire.shape[0], -1).copy_(wire.transpose(0, 1))
+        else:
+            self._scatter_granules(rows, wire.to(self.data.device))
 
     def _gather_granules(self, rows: torch.Tensor, wire: torch.Tensor) -> None:
         """One pass per granule, straight into the wire where the dtypes agree: the temporary would not stay in cache."""
@@ -116,8 +126,8 @@ class PagedCache:
         return torch.from_numpy(ids).to(self.data.device)
 
     def _wire(self, payload: memoryview, span: TokenSpan) -> torch.Tensor:
-        """`payload` as `[granules, layers * 2, 64 * kv_heads * head_dim]`, on the host."""
-        return torch.frombuffer(payload, dtype=self._wire_dtype).view(len(span) // GRANULE_TOKENS, self.data.shape[0], -1)
+        """`payload` as `[granules, values of a granule]`, on the host."""
+        return torch.frombuffer(payload, dtype=self._wire_dtype).view(len(span) // GRANULE_TOKENS, -1)
 
 
 def _writable(data: memoryview) -> memoryview:

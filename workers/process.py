@@ -11,9 +11,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shared import logs
 from shared.clock import SystemClock
 from shared.errors import ConfigError, ModelRefused
 from shared.messages import WorkerInfo
+from shared.metrics import NO_DOOR, MetricsDoor, shown
 from shared.processes import on_stop_signals
 from shared.profile import Profile
 from shared.redis_fabric import RedisFabric
@@ -22,12 +24,15 @@ from workers.core import WorkerCore
 from workers.engine import Engine
 from workers.engine_thread import EngineThread
 from workers.fake_engine import BYTES_PER_TOKEN, FakeEngine, FakeModel
+from workers.grammar import Grammars
 from workers.hf_detokenizer import HfDetokenizer
 from workers.loop import LoopSettings, WorkerLoop
+from workers.metrics import CountingWriter, WorkerMetrics
 from workers.mover import Mover
-from workers.output import OutputBook, OutputStage
+from workers.output import LogWriter, OutputBook, OutputStage
 from workers.settings import WorkerSettings
 from workers.slowed_engine import SlowedEngine
+from workers.tracing import WorkerTracing
 from workers.ucx_transport import UcxTransport
 
 log = logging.getLogger(__name__)
@@ -65,6 +70,8 @@ class WorkerProcessSettings:
     drain_s: float = 30.0
     max_assists: int = 2
     depth: int = 1
+    prefix_cache: bool = True
+    metrics: MetricsDoor = NO_DOOR
     fake_kv_bytes: int = BYTES_PER_TOKEN
     """KV bytes of one token of the engine without a model, rounded to what it can make."""
 
@@ -91,24 +98,32 @@ class WorkerProcessSettings:
 async def serve(settings: WorkerProcessSettings) -> None:
     """Loads, proves, profiles, joins; runs until SIGTERM or SIGINT and the drain that follows."""
     ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), new_incarnation())
+    logs.bind(worker=str(ref))
     engine = build_engine(settings)
     profile = measure(engine, settings)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), LoopSettings(drain_s=settings.drain_s))
+    metrics = WorkerMetrics(core, SystemClock())
+    loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
+
+    async def open_writer() -> LogWriter:
+        return CountingWriter(await RedisFabric.connect(settings.redis_url, PoolId(settings.pool)), metrics)
+
     loop.attach(
         EngineThread(engine, loop.from_thread),
         Mover(ref, engine, UcxTransport(ref, settings.staging_bytes), loop.tell_worker_from_thread, loop.from_thread),
         OutputStage(
             OutputBook(HfDetokenizer(settings.model), SystemClock()),
-            lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool)),
+            open_writer,
             loop.from_thread,
         ),
     )
     on_stop_signals(loop.drain)
     log.info("%s serves %s on %s: %.0f prefill tokens/s", ref, settings.model.name, settings.device, profile.prefill_tokens_per_s())
     try:
-        await loop.run()
+        with shown(metrics.registry, settings.metrics):
+            await loop.run()
     finally:
         await fabric.disconnect()
         engine.close()
@@ -136,7 +151,10 @@ def _fake(settings: WorkerProcessSettings) -> Engine:
         repeats=settings.fake_kv_repeats,
     )
     total_blocks = min(settings.kv_bytes // (model.kv.bytes_per_token * settings.block_tokens), 65536)
-    return FakeEngine(model, block_tokens=settings.block_tokens, total_blocks=total_blocks, profile=FAKE_PROFILE, sleep=time.sleep)
+    grammars = Grammars(settings.model / "tokenizer.json", model.eos_token_ids)
+    return FakeEngine(
+        model, block_tokens=settings.block_tokens, total_blocks=total_blocks, profile=FAKE_PROFILE, sleep=time.sleep, grammars=grammars
+    )
 
 
 def _real(settings: WorkerProcessSettings) -> Engine:
@@ -160,9 +178,11 @@ def measure(engine: Engine, settings: WorkerProcessSettings) -> Profile:
     """The device's profile: measured, or what the engine without a model pretends."""
     if settings.engine == "fake":
         return replace(FAKE_PROFILE.scaled(settings.slowdown), kv_bytes_per_token=engine.kv.bytes_per_token)
+    from workers.profile_progress import profile_progress
     from workers.profiler import profile_engine
 
-    return profile_engine(engine, token_budget=settings.token_budget)
+    with profile_progress() as progress:
+        return profile_engine(engine, token_budget=settings.token_budget, progress=progress)
 
 
 def core_settings(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine, profile: Profile) -> WorkerSettings:
@@ -178,6 +198,7 @@ def core_settings(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engin
         kv_bytes_per_token=engine.kv.bytes_per_token,
         profile=profile,
         depth=settings.depth,
+        prefix_cache=settings.prefix_cache,
         max_assists=settings.max_assists,
     )
 
@@ -195,6 +216,7 @@ def worker_info(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine,
         max_sequences=settings.max_sequences,
         token_budget=settings.token_budget,
         max_model_tokens=engine.max_model_tokens,
+        prefix_cache=settings.prefix_cache,
     )
 
 

@@ -7,7 +7,7 @@ alike; the profile is the non-negative least squares fit of their median times, 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, count
 from statistics import median
@@ -42,15 +42,22 @@ class _Work:
         return StepShape(self.stop - self.start, pairs, self.decodes, self.decodes * self.context)
 
 
-def profile_engine(engine: Engine, *, token_budget: int = 512, max_sequences: int = 32, seconds: float = 5.0) -> Profile:
+def _unseen(_: float) -> None: ...
+
+
+def profile_engine(
+    engine: Engine, *, token_budget: int = 512, max_sequences: int = 32, seconds: float = 5.0, progress: Callable[[float], None] = _unseen
+) -> Profile:
     """Profile of an engine that serves nobody yet: it uses the engine's first blocks, and leaves their content undefined.
 
-    Takes about `seconds`, at least one round of some twelve steps of at most `token_budget` tokens.
+    Takes about `seconds`, at least one round of some twelve steps of at most `token_budget` tokens. `progress` hears the share done.
     """
-    return fit_profile(measure(engine, token_budget, max_sequences, seconds), engine.kv.bytes_per_token)
+    return fit_profile(measure(engine, token_budget, max_sequences, seconds, progress), engine.kv.bytes_per_token)
 
 
-def measure(engine: Engine, token_budget: int, max_sequences: int, seconds: float) -> list[Measured]:
+def measure(
+    engine: Engine, token_budget: int, max_sequences: int, seconds: float, progress: Callable[[float], None] = _unseen
+) -> list[Measured]:
     """Median step times of the engine over the shapes that fit it. The first round, cold, counts only if it is the only one."""
     began = time.perf_counter()
     blocks = _sequences(engine, max_sequences)
@@ -60,6 +67,7 @@ def measure(engine: Engine, token_budget: int, max_sequences: int, seconds: floa
     rounds: list[list[float]] = []
     while len(rounds) < MAX_ROUNDS and (not rounds or time.perf_counter() - began < seconds):
         rounds.append([_run(engine, work, blocks, next(steps)) for work in works])
+        progress(min(1.0, max(len(rounds) / MAX_ROUNDS, (time.perf_counter() - began) / seconds if seconds else 1.0)))
     times = zip(*(rounds[1:] or rounds), strict=True)
     return [(work.shape, median(taken)) for work, taken in zip(works, times, strict=True)]
 

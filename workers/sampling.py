@@ -1,103 +1,89 @@
 """The next token of each sampled row: greedy, or Gumbel-max with noise that depends on nothing but its name.
 
-The noise of vocabulary id `v` for `(seed, choice, index)` is a counter hash, so that a row draws the same noise in any
-batch, on any worker and after any fault:
-
-    key = splitmix64 folded over seed, choice, index                        (64 bits; on the host)
-    h   = mix32(high(key) ^ mix32(low(key) + v * 0x9E3779B1))               (signed 32 bits, wrap-around; on the device)
-    u   = (h + 2**31 + 1/2) / 2**32, in float64, so 0 < u < 1
-    gumbel = -log(-log(u))
-
-splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. mix32: the two-multiply
-32-bit finaliser `lowbias32` of C. Wellons' hash prospector. Up to `h` all is integer and so bit-equal on CPU and CUDA.
+In this order: bias, grammar, penalties (`workers/logit_edits.py`), temperature, `top_k`, `top_p`, `min_p`
+(`workers/truncation.py`), noise (`workers/noise.py`). Log-probabilities are of the raw logits, before all of it.
 Gumbel-max: argmax over `log p + gumbel` is a sample of `p` (E. J. Gumbel, 1954).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
-from shared.types import SamplingParams
-from workers.engine import Sample
+from workers.engine import Sample, TopLogprobs
+from workers.logit_edits import edit_logits
+from workers.noise import gumbel_noise
+from workers.truncation import truncate
 
-_MASK64 = (1 << 64) - 1
-_GOLDEN64 = 0x9E3779B97F4A7C15
+
+class Likeliest(NamedTuple):
+    """The likeliest tokens of those rows that asked for them, on the device: `ids` and `logprobs` are `[len(rows), K]`."""
+
+    rows: list[int]
+    counts: list[int]
+    """How many of the K each row asked for."""
+    ids: torch.Tensor
+    logprobs: torch.Tensor
+
+    def on_host(self) -> Likeliest:
+        return self._replace(ids=self.ids.to("cpu", non_blocking=True), logprobs=self.logprobs.to("cpu", non_blocking=True))
+
+    def by_row(self, num_rows: int) -> tuple[TopLogprobs, ...]:
+        """Per row, best first; empty where not asked for."""
+        answer: list[TopLogprobs] = [()] * num_rows
+        for row, count, ids, logprobs in zip(self.rows, self.counts, self.ids.tolist(), self.logprobs.tolist(), strict=True):
+            ranked = sorted(zip(ids, logprobs, strict=True), key=lambda pair: (-pair[1], pair[0]))
+            answer[row] = tuple(ranked[:count])
+        return tuple(answer)
 
 
-def choose(logits: torch.Tensor, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids `[R]` (int64) and their log-probabilities `[R]` (float32) from `logits` `[R, V]` (float32).
+class Chosen(NamedTuple):
+    """What each of R rows samples: ids `[R]` (int64), log-probabilities `[R]` (float32)."""
 
-    Row i answers `samples[i]`. The log-probabilities are the model's, before temperature and nucleus.
+    tokens: torch.Tensor
+    logprobs: torch.Tensor
+    top: Likeliest | None = None
+    """None if no row asked."""
+
+    def on_host(self) -> Chosen:
+        """On its way there: to be read when the device has come so far."""
+        top = self.top and self.top.on_host()
+        return Chosen(self.tokens.to("cpu", non_blocking=True), self.logprobs.to("cpu", non_blocking=True), top)
+
+
+def choose(
+    logits: torch.Tensor, samples: Sequence[Sample], previous: torch.Tensor | None = None, eos_token_ids: Sequence[int] = ()
+) -> Chosen:
+    """Row i of `logits` `[R, V]` (float32) answers `samples[i]`.
+
+    `previous` holds the tokens that the plan before sampled, for histories that end in one of them; `eos_token_ids` are
+    what `min_tokens` holds back.
     """
-    tokens = logits.argmax(dim=-1)
+    edited = edit_logits(logits, samples, previous, eos_token_ids)
+    tokens = edited.argmax(dim=-1)
     drawn = [row for row, sample in enumerate(samples) if sample.params.temperature > 0]
     if drawn:
         rows = torch.tensor(drawn, device=logits.device)
-        tokens[rows] = _draw(logits[rows], [samples[row] for row in drawn])
+        tokens[rows] = _draw(edited[rows], [samples[row] for row in drawn])
+    total = logits.logsumexp(dim=-1)
     chosen = logits.gather(-1, tokens[:, None])[:, 0]
-    return tokens, (chosen - logits.logsumexp(dim=-1)).clamp_(max=0.0)
-
-
-def noise_bits(samples: Sequence[Sample], vocabulary: int, device: torch.device) -> torch.Tensor:
-    """The integer part of the noise, `h` as int32 `[R, V]`."""
-    keys = [noise_key(sample.params.seed, sample.choice, sample.index) for sample in samples]
-    low = torch.tensor([_signed32(key) for key in keys], dtype=torch.int32, device=device)
-    high = torch.tensor([_signed32(key >> 32) for key in keys], dtype=torch.int32, device=device)
-    ids = torch.arange(vocabulary, dtype=torch.int32, device=device) * _signed32(0x9E3779B1)
-    return _mix32(_mix32(low[:, None] + ids).bitwise_xor_(high[:, None]))
-
-
-def noise_key(seed: int, choice: int, index: int) -> int:
-    """64 bits that name one draw. Integers are taken modulo 2**64."""
-    key = 0
-    for word in (seed, choice, index):
-        key = _splitmix64(key ^ (word & _MASK64))
-    return key
+    return Chosen(tokens, (chosen - total).clamp_(max=0.0), _likeliest(logits, total, samples))
 
 
 def _draw(logits: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
     temperatures = torch.tensor([s.params.temperature for s in samples], dtype=torch.float64, device=logits.device)
     scores = logits.double() / temperatures[:, None]
-    _keep_nucleus(scores, [s.params for s in samples])
-    uniform = (noise_bits(samples, logits.shape[-1], logits.device).double() + (2.0**31 + 0.5)) * 2.0**-32
-    return scores.sub_(uniform.log_().neg_().log_()).argmax(dim=-1)
+    truncate(scores, [s.params for s in samples])
+    return scores.add_(gumbel_noise(samples, logits.shape[-1], logits.device)).argmax(dim=-1)
 
 
-def _keep_nucleus(scores: torch.Tensor, params: Sequence[SamplingParams]) -> None:
-    """Drops, in place, what lies outside the smallest set of most probable ids whose probability reaches `top_p`.
-
-    The most probable id always stays; among equals the lower id comes first.
-    """
-    cut = [row for row, p in enumerate(params) if p.top_p < 1]
-    if not cut:
-        return
-    rows = torch.tensor(cut, device=scores.device)
-    top_p = torch.tensor([params[row].top_p for row in cut], dtype=torch.float64, device=scores.device)
-    ranked, ids = scores[rows].sort(dim=-1, descending=True, stable=True)
-    probabilities = ranked.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    outside = before >= top_p[:, None]
-    outside[:, 0] = False
-    scores[rows] = scores[rows].masked_fill(torch.zeros_like(outside).scatter_(-1, ids, outside), -torch.inf)
-
-
-def _splitmix64(state: int) -> int:
-    state = (state + _GOLDEN64) & _MASK64
-    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & _MASK64
-    state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK64
-    return state ^ (state >> 31)
-
-
-def _mix32(x: torch.Tensor) -> torch.Tensor:
-    """Bijective on 32 bits, in place. Torch shifts int32 arithmetically: the mask makes the shift logical."""
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x.bitwise_xor_((x >> shift).bitwise_and_((1 << (32 - shift)) - 1)).mul_(_signed32(factor))
-    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
-
-
-def _signed32(word: int) -> int:
-    """The low 32 bits of `word` as the int32 with the same bits."""
-    word &= 0xFFFFFFFF
-    return word - (1 << 32) if word >> 31 else word
+def _likeliest(logits: torch.Tensor, total: torch.Tensor, samples: Sequence[Sample]) -> Likeliest | None:
+    rows = [row for row, sample in enumerate(samples) if sample.params.top_logprobs]
+    if not rows:
+        return None
+    counts = [samples[row].params.top_logprobs for row in rows]
+    at = torch.tensor(rows, device=logits.device)
+    best, ids = logits[at].topk(min(max(counts), logits.shape[-1]), dim=-1)
+    return Likeliest(rows, counts, ids, (best - total[at, None]).clamp_(max=0.0))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from shared.types import BlockId, RequestSpec
-from workers.engine import Int32
+from shared.types import BlockId, RequestSpec, SamplingParams
+from workers.engine import History, Int32
+from workers.prefix_cache import Content
 
 
 class Sequence:
@@ -16,11 +19,16 @@ class Sequence:
     `pending` counts tokens that they will sample.
     """
 
-    def __init__(self, spec: RequestSpec, generated: tuple[int, ...], arrival: int, *, max_tokens: int, limit: int | None = None) -> None:
+    def __init__(
+        self, spec: RequestSpec, generated: tuple[int, ...], arrival: int, *, max_tokens: int, limit: int | None = None, choice: int = 0
+    ) -> None:
         """`max_tokens` bounds prompt and output together: the model's length, or what sampling asks for."""
         self.spec = spec
         self.arrival = arrival
         self.limit = limit
+        self.choice = choice
+        """Which of the request's choices this is: it names the noise and the place in the log."""
+        self.remembers = has_penalties(spec.sampling) or bool(spec.sampling.grammar)
         self.max_tokens = min(max_tokens, len(spec.prompt) + spec.sampling.max_tokens)
         self.num_prompt = len(spec.prompt)
         self._ids: Int32 = np.array(spec.prompt + generated, dtype=np.int32)
@@ -31,8 +39,14 @@ class Sequence:
         self.run = 0
         """Rises when progress is taken back: what an earlier run still computes is not believed."""
         self.blocks: list[BlockId] = []
-        self.keys: list[bytes] = []
-        """Content hashes of the leading full blocks."""
+        self.num_sealed = 0
+        """Leading blocks whose contents are named: full, computed, never written again."""
+        self.contents: list[Content] = []
+        """What leading full blocks of its tokens hold, whether it has such blocks or not: worked out once."""
+        self.num_cached: int | None = None
+        """Prompt tokens that its first start found in this worker's cache; None: not started yet."""
+        self._table: Int32 = np.zeros(0, dtype=np.int32)
+        self._table_of: tuple[list[BlockId], int] = (self.blocks, 0)
 
     @property
     def goal(self) -> int:
@@ -44,6 +58,10 @@ class Sequence:
 
     @property
     def left(self) -> int:
+        # Asked for several times a step of every sequence.
+        left = self.num_tokens + self.pending - self.num_planned
+        if self.limit is None and left <= 1:
+            return left if left > 0 and self.num_planned + left < self.max_tokens else 0
         return max(0, self.goal - self.num_planned)
 
     @property
@@ -59,6 +77,17 @@ class Sequence:
         """Known token ids of positions `[start, stop)`, cut at `num_tokens`."""
         return self._ids[start : min(stop, self.num_tokens)]
 
+    def table(self) -> Int32:
+        """Its blocks as an array. Within a run blocks are only added to the list, so it is made anew as seldom as that happens."""
+        blocks, run = self._table_of
+        if len(self._table) != len(self.blocks) or blocks is not self.blocks or run != self.run:
+            self._table, self._table_of = np.array(self.blocks, dtype=np.int32), (self.blocks, self.run)
+        return self._table
+
+    def history(self, pending: int) -> History | None:
+        """For the penalties and the grammar of the token that comes next; `pending` says which sample is still unknown, -1 if none is."""
+        return History(self._ids[: self.num_tokens], self.num_prompt, pending) if self.remembers else None
+
     def plan(self, count: int, *, sampled: bool) -> None:
         self.num_planned += count
         self.pending += sampled
@@ -73,12 +102,18 @@ class Sequence:
         self._ids[self.num_tokens] = token
         self.num_tokens += 1
 
-    def adopt(self, spec: RequestSpec, generated: tuple[int, ...], arrival: int, *, max_tokens: int) -> None:
+    def adopt(self, spec: RequestSpec, generated: tuple[int, ...], arrival: int, *, max_tokens: int, choice: int = 0) -> None:
         """A head start becomes its worker's own request: the same prefix, and no limit any more."""
-        self.spec, self.arrival, self.limit = spec, arrival, None
+        self.spec, self.arrival, self.limit, self.choice = spec, arrival, None, choice
         self.max_tokens = min(max_tokens, len(spec.prompt) + spec.sampling.max_tokens)
         self._ids = np.array(spec.prompt + generated, dtype=np.int32)
         self.num_tokens = len(self._ids)
+
+    def fork_from(self, other: Sequence, blocks: int, block_tokens: int) -> None:
+        """Starts behind the first full blocks of `other`, which both now have in their tables; a sequence without blocks only."""
+        self.blocks, self.contents = other.blocks[:blocks], other.contents[:blocks]
+        self.num_sealed = min(blocks, other.num_sealed)
+        self.num_computed = self.num_planned = blocks * block_tokens
 
     def rewind(self, num_computed: int = 0) -> None:
         """Progress falls to `num_computed`; launched steps no longer count."""
@@ -86,11 +121,17 @@ class Sequence:
         self.num_computed = self.num_planned = num_computed
         self.pending = 0
 
+    def reuse(self, blocks: Iterable[BlockId], tokens: int) -> None:
+        """Starts behind `tokens` that these blocks hold already; a sequence without blocks only."""
+        self.blocks.extend(blocks)
+        self.num_sealed = len(self.blocks)
+        self.num_computed = self.num_planned = tokens
+
     def check(self, block_tokens: int) -> None:
         ordered = 0 <= self.num_computed <= self.num_planned <= self.num_tokens + self.pending
         roomy = self.num_planned <= len(self.blocks) * block_tokens
         bounded = self.limit is None or (self.num_planned <= self.limit and not self.pending)
-        if not (ordered and roomy and bounded and len(self.keys) <= len(self.blocks)):
+        if not (ordered and roomy and bounded and self.num_sealed * block_tokens <= self.num_computed):
             raise AssertionError(f"{self!r} is no prefix in its blocks")
 
     def _grow(self, more: int) -> None:
@@ -99,6 +140,11 @@ class Sequence:
 
     def __repr__(self) -> str:
         return (
-            f"<Sequence {self.spec.request_id} tokens {self.num_tokens}+{self.pending} | computed {self.num_computed}"
+            f"<Sequence {self.spec.request_id}/{self.choice} tokens {self.num_tokens}+{self.pending} | computed {self.num_computed}"
             f" | planned {self.num_planned} | blocks {len(self.blocks)} | run {self.run}>"
         )
+
+
+def has_penalties(params: SamplingParams) -> bool:
+    """Whether a token's score depends on the tokens before it."""
+    return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1)

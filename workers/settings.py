@@ -41,6 +41,8 @@ class WorkerSettings:
     """First guess of what a request still generates; learned from then on."""
     max_failures: int = 3
     """Different requests that fail alone, with no good step between them, before the worker calls itself broken."""
+    prefix_cache: bool = True
+    """Blocks keep their contents after their sequence has ended, for the next one that begins alike."""
 
     def __post_init__(self) -> None:
         _require(self.depth in (1, 2), f"depth must be 1 or 2, not {self.depth}")

@@ -49,21 +49,33 @@ class DecodeGroup:
     rows: torch.Tensor
 
 
-class StepLayout:
-    """The sequences of one step: `groups` of decodes that are attended together, and `chunks` attended one by one."""
+@dataclass(frozen=True, slots=True)
+class Decodes:
+    """All decodes of a step, for a kernel that reads blocks in place: `rows` [S] of the flat tokens, `tables` [S, B], `contexts` [S]."""
 
-    def __init__(self, plan: StepPlan, block_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+    rows: torch.Tensor
+    tables: torch.Tensor
+    contexts: torch.Tensor
+
+
+class StepLayout:
+    """The sequences of one step: `decodes` for a native kernel, or `groups` of them that are attended together by torch; and
+    `chunks` attended one by one."""
+
+    def __init__(self, plan: StepPlan, block_tokens: int, dtype: torch.dtype, device: torch.device, *, native: bool = False) -> None:
         self.slots = torch.from_numpy(plan.slots.astype(np.int64)).to(device, non_blocking=True)
         self._block_tokens = block_tokens
         self._dtype = dtype
         self._device = device
-        everyone = _chunks(plan, block_tokens)
+        self.decodes = _decodes(plan) if native else None
+        everyone = [chunk for chunk in _chunks(plan, block_tokens) if not native or chunk.stop - chunk.start > 1]
         together = [group for group in _by_context(everyone, PADDED_DECODE_TOKENS[device.type]) if len(group) > 1]
         self.groups = [DecodeGroup(number, group, self._rows(group)) for number, group in enumerate(together)]
         grouped = {chunk.start for group in together for chunk in group}
         self.chunks = [chunk for chunk in everyone if chunk.start not in grouped]
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
         self._slots: dict[tuple[int, int | None], slice | torch.Tensor] = {}
+        self._firsts: dict[int | None, torch.Tensor] = {}
         self._decodes: dict[tuple[int, int | None], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def context_slots(self, chunk: Chunk, window: int | None) -> slice | torch.Tensor:
@@ -89,6 +101,14 @@ class StepLayout:
         if key not in self._decodes:
             self._decodes[key] = self._pad_decodes(group.members, window)
         return self._decodes[key]
+
+    def seen_by_decodes(self, window: int | None) -> torch.Tensor:
+        """The first position that each of `decodes` sees, int32 `[S]`."""
+        if window not in self._firsts:
+            assert self.decodes is not None
+            contexts = self.decodes.contexts
+            self._firsts[window] = torch.zeros_like(contexts) if window is None else (contexts - window).clamp_(min=0)
+        return self._firsts[window]
 
     def _rows(self, group: list[Chunk]) -> torch.Tensor:
         return torch.tensor([chunk.start for chunk in group], dtype=torch.int64, device=self._device)
@@ -123,6 +143,14 @@ class StepLayout:
     def _slot_of(self, blocks: Int32, positions: Int64) -> Int64:
         slots: Int64 = blocks[positions // self._block_tokens].astype(np.int64) * self._block_tokens + positions % self._block_tokens
         return slots
+
+
+def _decodes(plan: StepPlan) -> Decodes | None:
+    alone = np.flatnonzero(np.diff(plan.starts) == 1)
+    if not len(alone):
+        return None
+    tables, contexts = (torch.from_numpy(array[alone].astype(np.int32)) for array in (plan.block_tables, plan.contexts))
+    return Decodes(torch.from_numpy(plan.starts[alone].astype(np.int64)), tables, contexts)
 
 
 def _chunks(plan: StepPlan, block_tokens: int) -> list[Chunk]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.types import SamplingParams
-from workers.engine import Sample, StepPlan
+from workers.engine import History, Sample, StepPlan
 
 GREEDY = SamplingParams(max_tokens=1, temperature=0.0)
 
@@ -28,6 +28,9 @@ class Piece:
     params: SamplingParams = GREEDY
     index: int = 0
     inputs: Sequence[int] = ()
+    choice: int = 0
+    history: History | None = None
+    """For the penalties in `params`."""
 
 
 def write_plan(step: int, pieces: Sequence[Piece], block_tokens: int) -> StepPlan:
@@ -45,7 +48,7 @@ def write_plan(step: int, pieces: Sequence[Piece], block_tokens: int) -> StepPla
         contexts=_int32([piece.start + n for piece, n in zip(pieces, lengths, strict=True)]),
         block_tables=_tables(pieces),
         samples=tuple(
-            Sample(int(first) + row, piece.params, 0, piece.index)
+            Sample(int(first) + row, piece.params, piece.choice, piece.index, piece.history)
             for first, piece in zip(starts, pieces, strict=False)
             for row in piece.sampled
         ),

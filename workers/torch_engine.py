@@ -18,11 +18,13 @@ from shared.types import BlockId, TokenSpan
 from workers.attention import PagedAttention
 from workers.device import StepTimer, usable_device
 from workers.engine import StepPlan, StepResult
-from workers.kv_layout import ITEM_BYTES
+from workers.grammar import Grammars
+from workers.kv_layout import ITEM_BYTES, values_per_token
 from workers.model_loader import load_model
 from workers.model_runner import ModelRunner, check_plan
-from workers.paged_cache import PagedCache, fit_blocks
-from workers.sampling import choose
+from workers.paged_cache import fit_blocks
+from workers.sampling import Chosen, choose
+from workers.uneven_cache import cache_for
 
 DEPTH = 2
 """Plans that may be outstanding."""
@@ -32,16 +34,23 @@ DEPTH = 2
 class _Answer:
     """What a step sampled, on its way to the host: to be read after `timer.wait()`."""
 
-    tokens: torch.Tensor
-    logprobs: torch.Tensor
+    on_device: torch.Tensor
+    """The tokens where the next step takes them from."""
+    chosen: Chosen
     timer: StepTimer
+
+    def known(self) -> list[int]:
+        """Waits for the tokens."""
+        self.timer.wait()
+        ids: list[int] = self.chosen.tokens.tolist()
+        return ids
 
 
 class TorchEngine:
     """`workers.engine.Engine` over torch and transformers.
 
     `kv_bytes` bounds the cache (by default a share of the free memory), `max_model_tokens` the context (by default what
-    the model allows), `wire_dtype` is by default the checkpoint's dtype. Raises `ConfigError` for a bad option or missing
+    the model allows), `dtype` `auto` and an absent `wire_dtype` are the checkpoint's own. Raises `ConfigError` for a bad option or missing
     files, `ModelRefused` for a model that would be served wrong.
     """
 
@@ -62,14 +71,16 @@ class TorchEngine:
         self.block_tokens = block_tokens
         self.max_model_tokens = loaded.max_model_tokens
         self.eos_token_ids = loaded.eos_token_ids
-        block_bytes = block_tokens * 2 * self.kv.layers * self.kv.kv_heads * self.kv.head_dim * ITEM_BYTES[dtype]
+        dtype = loaded.dtype
+        block_bytes = block_tokens * values_per_token(self.kv) * ITEM_BYTES[dtype]
         self.total_blocks = fit_blocks(block_bytes, block_tokens, kv_bytes, self._device)
-        self._cache = PagedCache(self.kv, block_tokens, self.total_blocks, getattr(torch, dtype), self._device)
+        self._cache = cache_for(self.kv, block_tokens, self.total_blocks, getattr(torch, dtype), self._device)
         self._runner = ModelRunner(loaded.model, PagedAttention(self._cache, loaded.layers))
         self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._launched: deque[tuple[int, Future[_Answer]]] = deque()
-        self._previous: torch.Tensor | None = None
-        """Tokens that the last step sampled, on the device; None if it failed. Used by the model's thread alone."""
+        self._previous: _Answer | None = None
+        """What the last step sampled; None if it failed. Used by the model's thread alone."""
+        self._grammars = Grammars(Path(model_path) / "tokenizer.json", loaded.eos_token_ids)
         self._name = f"{loaded.model.config.model_type} {dtype} {device}"
 
     def __repr__(self) -> str:
@@ -91,7 +102,9 @@ class TorchEngine:
             raise
         except Exception as error:
             raise EngineError(f"step {step} failed: {type(error).__name__}: {error}") from error
-        return StepResult(step, tuple(answer.tokens.tolist()), tuple(answer.logprobs.tolist()), seconds)
+        tokens, logprobs, top = answer.chosen
+        likeliest = top.by_row(len(tokens)) if top else ()
+        return StepResult(step, tuple(tokens.tolist()), tuple(logprobs.tolist()), seconds, likeliest)
 
     def gather(self, blocks: tuple[BlockId, ...], span: TokenSpan, out: memoryview) -> None:
         self._cache.gather(blocks, span, out)
@@ -102,6 +115,7 @@ class TorchEngine:
     def close(self) -> None:
         """Waits for what runs and ends the model's thread. Results that nobody collected are lost."""
         self._model_thread.shutdown(wait=True, cancel_futures=True)
+        self._grammars.close()
         self._launched.clear()
 
     @torch.inference_mode()
@@ -109,8 +123,11 @@ class TorchEngine:
         timer = StepTimer(self._device)
         previous, self._previous = self._previous, None
         check_plan(plan, self.total_blocks, self.block_tokens, self.max_model_tokens)
-        tokens, logprobs = choose(self._runner.logits(plan, previous), plan.samples)
-        self._previous = tokens
-        answer = _Answer(tokens.to("cpu", non_blocking=True), logprobs.to("cpu", non_blocking=True), timer)
+        # The grammars' masks are made while the forward runs.
+        bound = self._grammars.bind(plan.samples, previous.known if previous else list)
+        known = previous.on_device if previous else None
+        logits = self._runner.logits(plan, known)
+        chosen = choose(logits, bound.result() if bound else plan.samples, known, tuple(self.eos_token_ids))
+        self._previous = _Answer(chosen.tokens, chosen.on_host(), timer)
         timer.stop()
-        return answer
+        return self._previous

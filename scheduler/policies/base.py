@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
-from shared.types import RequestId
+from shared.types import RequestId, WorkerRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class Take:
 
     request_id: RequestId
     cut: int = 0
+    worker: WorkerRef | None = None
+    """Another free owner than the one that was asked, where this request costs less."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class FixedCut(TakeWhenFree):
 
     def cut(self, view: ClusterView, worker: WorkerView, waiting: WaitingView) -> int:
         """Whatever it costs: the point is the cut, not the time."""
-        giver = view.workers.get(waiting.head_start.worker) if waiting.head_start else None
+        giver = self._giver(view, waiting)
         if giver is None or giver.fingerprint != worker.fingerprint:
             return 0
         return min(self._goal(waiting), usable_cut(waiting))

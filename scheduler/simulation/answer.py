@@ -42,14 +42,19 @@ class Answer:
     finish: FinishReason
 
 
-@lru_cache(maxsize=64)
-def _reference(prompt: tuple[int, ...], sampling: SamplingParams) -> tuple[int, ...]:
-    return reference_tokens(prompt, sampling, FAKE_MODEL)
+@lru_cache(maxsize=256)
+def _reference(prompt: tuple[int, ...], sampling: SamplingParams, choice: int) -> tuple[int, ...]:
+    return reference_tokens(prompt, sampling, FAKE_MODEL, choice=choice)
 
 
-def expected_answer(spec: RequestSpec) -> Answer:
+def expected_answers(spec: RequestSpec) -> tuple[Answer, ...]:
+    """Of each choice."""
+    return tuple(expected_answer(spec, choice) for choice in range(spec.sampling.n))
+
+
+def expected_answer(spec: RequestSpec, choice: int = 0) -> Answer:
     """Written apart from the output stage on purpose: the whole text is known, so nothing has to be held back."""
-    token_ids = _reference(spec.prompt, replace(spec.sampling, stop=()))
+    token_ids = _reference(spec.prompt, replace(spec.sampling, stop=()), choice)
     finish = FinishReason.STOP if token_ids[-1] in FAKE_MODEL.eos_token_ids else FinishReason.LENGTH
     text = "".join(letter(token_id) for token_id in token_ids)
     ends = [at + len(stop) for stop in spec.sampling.stop if (at := text.find(stop)) >= 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from scheduler.settings import SchedulerSettings
 from scheduler.simulation.answer import FAKE_MODEL, Letters, expected_answer
 from scheduler.simulation.client import Client, Habits
 from scheduler.simulation.devices import HIGH_END, LOW_END
-from scheduler.simulation.faults import Scenario
+from scheduler.simulation.faults import Scenario, Schedule
 from scheduler.simulation.kv_link import SimTransport
 from scheduler.simulation.scheduler_shell import SchedulerShell
 from scheduler.simulation.steps import Step
@@ -19,6 +20,7 @@ from scheduler.simulation.worker_shell import WorkerShell
 from shared.clock import Clock
 from shared.fabric_model import FabricModel, Watcher
 from shared.messages import Submission, WorkerInfo
+from shared.prefixes import prefix_hashes
 from shared.types import NO_GATEWAY, RequestId, RequestSpec, SamplingParams, WorkerId, WorkerRef
 from workers.core import WorkerCore
 from workers.fake_engine import FakeEngine
@@ -121,7 +123,7 @@ def make_clients(world: World) -> list[tuple[float, Client]]:
 
 def make_client(world: World, number: int, arrival_s: float) -> Client:
     rng, scenario = world.rng, world.schedule.scenario
-    spec = make_spec(rng, number, arrival_s, scenario)
+    spec = make_spec(rng, number, arrival_s, world.schedule)
     submission = Submission(
         request_id=spec.request_id,
         num_prompt=len(spec.prompt),
@@ -131,20 +133,44 @@ def make_client(world: World, number: int, arrival_s: float) -> Client:
         timeout_s=rng.choice((1.0, 8.0, 20.0)) if rng.random() < scenario.timeout_share else 0.0,
         background=rng.random() < scenario.background_share,
         gateway=NO_GATEWAY,
+        num_choices=spec.sampling.n,
+        prefix=prefix_hashes(spec.prompt, spec.salt),
     )
     return Client(world, spec, submission, make_habits(rng, scenario))
 
 
-def make_spec(rng: Random, number: int, arrival_s: float, scenario: Scenario) -> RequestSpec:
+def make_spec(rng: Random, number: int, arrival_s: float, schedule: Schedule) -> RequestSpec:
+    scenario = schedule.scenario
     prompt = tuple(rng.randrange(FAKE_MODEL.vocab_size) for _ in range(rng.choice(scenario.prompts)))
-    sampling = SamplingParams(max_tokens=rng.randint(6, 20), temperature=0.0, seed=rng.getrandbits(31))
-    spec = RequestSpec(RequestId(f"r{number}"), MODEL, prompt, sampling, int(1000 * arrival_s))
+    sampling = make_sampling(rng, scenario)
+    prompt, salt = _as_others(prompt, number, schedule)
+    spec = RequestSpec(RequestId(f"r{number}"), MODEL, prompt, sampling, int(1000 * arrival_s), salt)
     if rng.random() >= scenario.stop_share:
         return spec
-    text = expected_answer(spec).text
+    text = expected_answer(spec, rng.randrange(sampling.n)).text
     at = rng.randrange(max(1, len(text)))
     stop = (text[at : at + rng.randint(1, 4)] or "zz", "zq")
-    return RequestSpec(spec.request_id, MODEL, prompt, SamplingParams(sampling.max_tokens, 0.0, 1.0, sampling.seed, stop), spec.created_ms)
+    return replace(spec, sampling=replace(sampling, stop=stop))
+
+
+def make_sampling(rng: Random, scenario: Scenario) -> SamplingParams:
+    """Several choices are drawn, so that they differ; some requests are drawn with penalties, which read what was generated."""
+    sampling = SamplingParams(max_tokens=rng.randint(6, 20), temperature=0.0, seed=rng.getrandbits(31))
+    if rng.random() >= scenario.sampled_share:
+        return sampling
+    penalty = rng.choice((0.0, 0.0, 0.0, 1.5))
+    return replace(sampling, n=rng.choice((1, 2, 3, 4)), temperature=rng.choice((0.7, 1.0)), frequency_penalty=penalty)
+
+
+def _as_others(prompt: tuple[int, ...], number: int, schedule: Schedule) -> tuple[tuple[int, ...], str]:
+    """The prompt with the beginning of one of two texts that all tenants use, and its tenant's salt; drawn apart from all else."""
+    scenario, seed = schedule.scenario, schedule.seed
+    rng = Random(seed * 15_485_863 + number)
+    if rng.random() >= scenario.shared_share:
+        return prompt, ""
+    text = Random(seed * 32_452_843 + rng.randrange(2))
+    shared = [text.randrange(FAKE_MODEL.vocab_size) for _ in range(256)][: rng.choice((64, 100, 128, 200, 256))]
+    return (*shared, *prompt[len(shared) :]), f"tenant-{rng.randrange(scenario.tenants)}"
 
 
 def make_habits(rng: Random, scenario: Scenario) -> Habits:

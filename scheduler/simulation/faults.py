@@ -8,7 +8,7 @@ point often, rare ones included: where a step happens only in a certain kind of 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from scheduler.simulation.steps import POINTS, Fault, Point, Step, faults_of
@@ -51,9 +51,14 @@ class Scenario:
     background_share: float = 0.15
     timeout_share: float = 0.05
     stop_share: float = 0.3
+    sampled_share: float = 0.5
+    """Requests with a temperature and one to four choices."""
     reserved_output: int = 16
     """Output tokens that scheduler and workers reserve before they have learned: too few make a worker preempt."""
     drains: int = 0
+    shared_share: float = 0.0
+    """Requests whose prompt begins like others'."""
+    tenants: int = 1
     restarts: bool = True
     """Whether a killed worker comes back as a new incarnation."""
 
@@ -164,7 +169,15 @@ def make_schedule(seed: int) -> Schedule:
     aimed = PlannedFault(step, _occurrence(step, rng), fault)
     faults = [*_enablers(step, rng), aimed, *(_any_fault(rng) for _ in range(rng.choice(_OTHERS)))]
     unique = {(planned.step, planned.occurrence): planned for planned in reversed(faults)}
-    return Schedule(seed, _scenario(step, rng), tuple(sorted(unique.values(), key=str)))
+    return Schedule(seed, _share(seed, _scenario(step, rng)), tuple(sorted(unique.values(), key=str)))
+
+
+def _share(seed: int, scenario: Scenario) -> Scenario:
+    """In two worlds of five prompts begin alike, in some of them for two tenants. Drawn apart, so that other worlds stay as they are."""
+    rng = Random(seed * 104_729 + 5)
+    if scenario.prompts is _ALMOST_FULL or rng.random() >= 0.4:
+        return scenario
+    return replace(scenario, shared_share=rng.choice((0.6, 1.0)), tenants=rng.choice((1, 2, 2)))
 
 
 def _occurrence(step: Step, rng: Random) -> int:
@@ -193,14 +206,15 @@ def _enablers(step: Step, rng: Random) -> tuple[PlannedFault, ...]:
 def _scenario(step: Step, rng: Random) -> Scenario:
     tight = step is Step.WORKER_PREEMPTING or rng.random() < 0.15
     pulls = step in _TRANSFER_STEPS
+    # Late bytes do harm only in a block that somebody else fills by then.
     crowded = step is Step.WORKER_PREEMPTING
     return Scenario(
         requests=7 if pulls else rng.randint(5, 7),
-        stragglers=4 if pulls else rng.choice((0, 0, 2)),
+        stragglers=8 if pulls else rng.choice((0, 0, 2)),
         arrivals_per_s=40.0 if pulls or tight or step in _CANCEL_STEPS else rng.choice((4.0, 12.0, 40.0)),
         high_ends=2 if rng.random() < 0.2 and not pulls else 1,
         prompts=_ALMOST_FULL if crowded else _ANY,
-        high_blocks=33 if crowded else rng.randint(28, 36) if tight else 48 if pulls else 96,
+        high_blocks=33 if crowded else rng.randint(28, 36) if tight else 36 if pulls else 96,
         low_blocks=rng.choice((32, 64)),
         depth=rng.choice((1, 2)),
         reserved_output=2 if tight else 16,

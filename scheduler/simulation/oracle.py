@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from scheduler.simulation.answer import Answer, expected_answer
+from scheduler.simulation.answer import Answer, expected_answers
 from shared.fabric import FenceAnswer, Record, WriteStatus
 from shared.messages import LogEnd, LogEntry, LogTokens, Report
 from shared.request import TERMINAL
-from shared.types import Phase, RequestId
+from shared.types import BlockId, Phase, RequestId
 from workers.output import Append
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Oracle:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._answers: dict[RequestId, Answer] = {}
+        self._answers: dict[RequestId, tuple[Answer, ...]] = {}
         self._owners: dict[tuple[RequestId, int], str] = {}
         self._progress: dict[tuple[str, RequestId, int], tuple[int, int]] = {}
         self._fences: dict[RequestId, int] = {}
@@ -51,11 +51,26 @@ class Oracle:
         """Lives that ended, or seemed to: how many attempts can have ended in a crash."""
         self._quiet_since: float | None = None
         self.outcomes: Counter[str] = Counter()
+        self.cached_tokens = 0
+        """That sequences found in their worker's cache."""
+        self._writers: dict[tuple[str, BlockId], str] = {}
+        """Whose prompt each block was filled with."""
 
     # -- after every event
 
     def worker_moved(self, shell: WorkerShell) -> None:
         self._check(f"{shell.name} check()", shell.core.check)
+        if self._world.schedule.scenario.tenants > 1:
+            self._tenants_apart(shell)
+
+    def _tenants_apart(self, shell: WorkerShell) -> None:
+        """What a sequence reads as computed was written for its tenant: seen from the tables alone, while it is filled and ever after."""
+        for sequence in shell.core.sequences:
+            salt = sequence.spec.salt
+            for at, number in enumerate(sequence.blocks):
+                writer = self._writers.setdefault((shell.name, number), salt) if at < sequence.num_sealed else salt
+                self._must(writer == salt, f"{shell.name}: {sequence!r} of {salt!r} reads block {number}, written for {writer!r}")
+                self._writers[shell.name, number] = salt
 
     def scheduler_moved(self, shell: SchedulerShell) -> None:
         self._check(f"{shell.name} check()", shell.core.check)
@@ -152,11 +167,21 @@ class Oracle:
         self.outcomes[f"{ends[0].phase} {ends[0].code}".strip()] += 1
 
     def _tokens_right(self, request_id: RequestId, entries: list[LogTokens], end: LogEnd) -> None:
-        """Indexes complete, in order, once; ids and text those of the reference."""
-        answer = self._answer(request_id)
-        ids: list[int] = []
+        """Of each choice, and of no other."""
+        answers = self._expected(request_id)
+        choices: list[list[LogTokens]] = [[] for _ in answers]
         for entry in entries:
+            self._must(entry.choice < len(answers), f"{request_id}: an entry of choice {entry.choice} where {len(answers)} were asked for")
+            choices[entry.choice].append(entry)
+        for choice, answer in enumerate(answers):
+            self._choice_right(f"{request_id}/{choice}", answer, choices[choice], end)
+
+    def _choice_right(self, request_id: str, answer: Answer, entries: list[LogTokens], end: LogEnd) -> None:
+        """Indexes complete, in order, once, nothing behind its finish; ids and text those of the reference."""
+        ids: list[int] = []
+        for at, entry in enumerate(entries):
             self._must(entry.index == len(ids), f"{request_id}: entry at index {entry.index} after {len(ids)} tokens")
+            self._must(not entry.finish or at == len(entries) - 1, f"{request_id}: goes on behind its finish: {entries[at:]}")
             ids.extend(entry.token_ids)
         text = "".join(entry.text for entry in entries)
         self._must(tuple(ids) == answer.token_ids[: len(ids)], f"{request_id}: wrong tokens {ids}, right are {answer.token_ids}")
@@ -166,12 +191,12 @@ class Oracle:
             self._must(text == answer.text, f"{request_id}: finished with {text!r}, right is {answer.text!r}")
             self._must(entries[-1].finish is answer.finish, f"{request_id}: finish {entries[-1].finish}, right is {answer.finish}")
 
-    def _answer(self, request_id: RequestId) -> Answer:
+    def _expected(self, request_id: RequestId) -> tuple[Answer, ...]:
         if request_id not in self._answers:
             head = self._world.fabric.head(request_id)
             self._must(head is not None, f"{request_id} has a record and no log")
             assert head is not None
-            self._answers[request_id] = expected_answer(head.spec)
+            self._answers[request_id] = expected_answers(head.spec)
         return self._answers[request_id]
 
     def _end_justified(self, record: Record, end: LogEnd) -> None:

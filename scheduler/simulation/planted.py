@@ -21,9 +21,13 @@ from shared.fabric_model import FabricModel, Watcher
 from shared.messages import Assign, Control, Job, LogEnd, LogTokens, ReleaseAssist, WorkerInfo
 from shared.types import GRANULE_TOKENS, RequestId, TokenSpan, TransferId, WorkerRef
 from workers.core import WorkerCore
+from workers.core_state import Owned
 from workers.events import Emit, StartPull, WorkerCommand
 from workers.fake_engine import FakeEngine
 from workers.output import OutputBook, OutputCommand
+from workers.prefix_cache import Content
+from workers.sequence import Sequence
+from workers.settings import WorkerSettings
 from workers.transport import TransferHeader
 
 if TYPE_CHECKING:
@@ -166,3 +170,37 @@ class NoStaging(Parts):
         assert isinstance(shell, _NoStagingWorker)
         transport.shell = shell
         return transport
+
+
+# --- prefixes without salt: one tenant is served another's blocks -------------------------------------------------
+
+
+class _NoSalt(WorkerCore):
+    def root_of(self, sequence: Sequence) -> Content:
+        return self.blocks.root(self.settings.fingerprint, "")
+
+
+class SharedTenants(Parts):
+    def worker_core(self, settings: WorkerSettings) -> WorkerCore:
+        return _NoSalt(settings)
+
+
+# --- what is pulled can be found before it is verified ------------------------------------------------------------
+
+
+class _SealsEarly(WorkerCore):
+    def start_pull(self, owned: Owned) -> None:
+        super().start_pull(owned)
+        sequence, intake = owned.sequence, owned.intake
+        assert intake is not None
+        computed, sequence.num_computed = sequence.num_computed, intake.span.stop
+        self.seal(sequence)
+        sequence.num_computed = computed
+
+    def check(self) -> None:
+        """It cannot be trusted to check itself."""
+
+
+class SealedBeforeVerified(Parts):
+    def worker_core(self, settings: WorkerSettings) -> WorkerCore:
+        return _SealsEarly(settings)

@@ -29,6 +29,8 @@ class Tally:
     hit: Counter[Point] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
+    cached_tokens: int = 0
+    """Tokens that were not computed because a worker had them in cache."""
 
     def add(self, other: Tally) -> None:
         self.schedules += other.schedules
@@ -36,6 +38,7 @@ class Tally:
         self.hit += other.hit
         self.outcomes += other.outcomes
         self.failures += other.failures
+        self.cached_tokens += other.cached_tokens
 
     @property
     def never_hit(self) -> list[Point]:
@@ -48,6 +51,7 @@ class Tally:
             struck = ", ".join(f"{fault.value} {self.hit[step, fault]}" for fault in _faults(step))
             lines.append(f"{step.value:<52} {self.met[step]:>8}  {struck}")
         lines.append(f"{self.schedules} schedules, {sum(self.hit.values())} faults; ends: {dict(sorted(self.outcomes.items()))}")
+        lines.append(f"{self.cached_tokens} tokens came from a cache")
         return "\n".join(lines)
 
 
@@ -69,7 +73,7 @@ def run_seeds(seeds: Iterable[int], parts: Parts | None = None, *, stop_at_first
     tally = Tally()
     for seed in seeds:
         world, failure = run_seed(seed, parts)
-        tally.add(Tally(1, world.plan.met, world.plan.hit, world.oracle.outcomes, [failure] if failure else []))
+        tally.add(Tally(1, world.plan.met, world.plan.hit, world.oracle.outcomes, [failure] if failure else [], world.oracle.cached_tokens))
         if failure and stop_at_first:
             break
     return tally

@@ -15,20 +15,18 @@ from scheduler.simulation.process import Process, Reader
 from scheduler.simulation.steps import MESSAGE_STEPS, Step
 from shared.errors import EngineError
 from shared.fabric import LoggedEntry, LogHead, WriteStatus
-from shared.messages import Assign, AssistOrder, Control, Drain, Job, LogEnd, LogTokens, Report, WorkerInfo
+from shared.messages import Assign, Control, Drain, Job, Report, WorkerInfo
 from shared.types import Phase, WorkerRef
 from workers.core import WorkerCore
 from workers.engine import Engine, StepPlan
 from workers.events import (
     AbandonPull,
-    Assigned,
     DropOutput,
     DropPeer,
     Emit,
     EndRequest,
     Launch,
     OpenOutput,
-    Ordered,
     PeerLost,
     PullEnded,
     SendEnded,
@@ -40,11 +38,11 @@ from workers.events import (
     TellStory,
     TellWorker,
     Tick,
-    Unloadable,
     WorkerCommand,
     WorkerEvent,
 )
 from workers.fake_engine import shape_of
+from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import Append, OutputBook, OutputCommand
 
@@ -173,7 +171,7 @@ class WorkerShell(Process):
         self._jobs.popleft()
         self._loading = False
         step = Step.WORKER_GOT_ASSIGN if isinstance(job, Assign) else Step.WORKER_GOT_ORDER
-        self.moment(step, lambda: self.feed(_job_event(job, head, [line.entry for line in logged])))
+        self.moment(step, lambda: self.feed(job_event(job, head, [line.entry for line in logged])))
         self.run(self._load_next)
 
     def _stay_member(self) -> None:
@@ -216,6 +214,8 @@ class WorkerShell(Process):
                 self._report(report)
             case TellStory(request_id, what, data):
                 self.tell(f"says of {request_id}: {what}", data)
+                if what == "cached":
+                    self.world.oracle.cached_tokens += int(str(data["tokens"]))
                 if what == "preempted":
                     self.world.oracle.preempted(self, request_id)
                     self.moment(Step.WORKER_PREEMPTING, lambda: None)
@@ -267,7 +267,7 @@ class WorkerShell(Process):
         event: StepDone | StepFailed
         try:
             result = self.engine.collect()
-            event = StepDone(result.step, result.token_ids, result.logprobs, result.seconds)
+            event = StepDone(result.step, result.token_ids, result.logprobs, result.seconds, result.top_logprobs)
         except EngineError as error:
             event = StepFailed(step, str(error))
         if self._plans:
@@ -329,12 +329,3 @@ class WorkerShell(Process):
     def _tell_core(self) -> None:
         for event in self._book.events():
             self.after(THREAD_S, partial(self.feed, event))
-
-
-def _job_event(job: Job, head: LogHead | None, entries: list[LogTokens | LogEnd]) -> WorkerEvent:
-    ended = next((entry.phase for entry in entries if isinstance(entry, LogEnd)), None)
-    if head is None or ended is not None:
-        return Unloadable(job, ended)
-    if isinstance(job, AssistOrder):
-        return Ordered(job, head.spec)
-    return Assigned(job, head.spec, tuple(token for entry in entries if isinstance(entry, LogTokens) for token in entry.token_ids))

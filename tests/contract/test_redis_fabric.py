@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from shared.connection import open_connection
 from shared.errors import ConfigError, DecodeError, FabricError, FabricUnavailable, Refused
-from shared.fabric import SubmitStatus, WriteStatus
+from shared.fabric import Grown, SubmitStatus, WriteStatus
 from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
 from shared.messages import Drain, GatewayBeat, StoryLine
@@ -68,9 +68,9 @@ async def test_records_of_many(redis_fabric: RedisFabric) -> None:
 
 async def test_scripts_that_the_server_has_forgotten_are_sent_again(redis_fabric: RedisFabric) -> None:
     await redis_fabric.create_log(head(R1))
-    await redis_fabric.connection.command("SCRIPT FLUSH")
+    await redis_fabric.connection.ask("SCRIPT FLUSH")
     assert await redis_fabric.append_many([(R1, 1, (tokens(0, 5),), None)]) == (WriteStatus.DONE,)
-    await redis_fabric.connection.command("SCRIPT FLUSH")
+    await redis_fabric.connection.ask("SCRIPT FLUSH")
     assert await redis_fabric.append(R1, 1, (tokens(1, 5),)) is WriteStatus.DONE
 
 
@@ -81,7 +81,7 @@ async def test_a_hint_wakes_who_follows(redis_fabric: RedisFabric) -> None:
     async with aclosing(redis_fabric.wakeups()) as hints:
         assert await anext(hints) == ()
         await redis_fabric.notify([R1, R2])
-        assert await asyncio.wait_for(anext(hints), 10) == (R1, R2)
+        assert await asyncio.wait_for(anext(hints), 10) == (Grown(R1), Grown(R2))
         await redis_fabric.connection.publish(redis_fabric.keys.wake, b"\xc1 no hint of ours")
         assert await asyncio.wait_for(anext(hints), 10) == ()
 
@@ -212,8 +212,8 @@ async def test_a_full_server_takes_nothing_on_but_finishes_what_it_has(valkey_ur
     fabric = await connect(valkey_url, PoolId("p"))
     epoch = await run(fabric)
     await fabric.create_log(head(R2))
-    before = (await fabric.connection.command("CONFIG", "GET", "maxmemory"))[1]
-    await fabric.connection.command("CONFIG", "SET", "maxmemory", 1)
+    before = (await fabric.connection.ask("CONFIG", "GET", "maxmemory"))[1]
+    await fabric.connection.ask("CONFIG", "SET", "maxmemory", 1)
     try:
         with pytest.raises(Refused) as refused:
             await fabric.create_log(head(RequestId("new")))
@@ -223,7 +223,7 @@ async def test_a_full_server_takes_nothing_on_but_finishes_what_it_has(valkey_ur
         assert await fabric.close(R1, 1, Phase.FINISHED) is WriteStatus.DONE
         assert await fabric.place(epoch, W1, assign(epoch)) is WriteStatus.ENDED
     finally:
-        await fabric.connection.command("CONFIG", "SET", "maxmemory", before)
+        await fabric.connection.ask("CONFIG", "SET", "maxmemory", before)
         await fabric.disconnect()
 
 

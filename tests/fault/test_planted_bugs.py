@@ -1,4 +1,4 @@
-"""The oracle proves itself: five protocols that look reasonable are each caught, and the real one passes the same seeds."""
+"""The oracle proves itself: protocols that look reasonable are each caught, and the real one passes the same seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import re
 import pytest
 
 from scheduler.simulation.build import Parts
-from scheduler.simulation.planted import NoFence, NoStaging, ReleaseBehindJob, ShownBeforeLogged, SplitHandOver
+from scheduler.simulation.planted import (
+    NoFence,
+    NoStaging,
+    ReleaseBehindJob,
+    SealedBeforeVerified,
+    SharedTenants,
+    ShownBeforeLogged,
+    SplitHandOver,
+)
 from scheduler.simulation.run import run_seeds
 from scheduler.simulation.steps import POINTS, Step
 
@@ -25,6 +33,8 @@ def seeds_aimed_at(step: Step) -> list[int]:
         (ReleaseBehindJob, Step.MESSAGE_RELEASE_ASSIST, "never came to rest"),
         (ShownBeforeLogged, Step.WRITE_APPEND, "was shown"),
         (NoStaging, Step.TRANSFER, "wrong tokens"),
+        (SharedTenants, Step.WORKER_AFTER_STEP, "written for"),
+        (SealedBeforeVerified, Step.TRANSFER, "shared or full"),
     ],
 )
 def test_each_planted_bug_is_found(bug: type[Parts], step: Step, complaint: str) -> None:

@@ -20,6 +20,7 @@ def test_every_schedule_ends_well(chunk: int) -> None:
     print(tally.table())
     assert not tally.failures, "\n".join(f"python -m scheduler.simulation --seed {f.seed} --verbose  # {f.why}" for f in tally.failures)
     assert len(set(Step) - set(+tally.met)) <= 2, f"never met: {set(Step) - set(+tally.met)}"
+    assert tally.cached_tokens > 10_000, "the caches of two hundred and fifty worlds were hardly used"
 
 
 @pytest.mark.slow

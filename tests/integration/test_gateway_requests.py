@@ -63,7 +63,7 @@ class TestResume:
         http = stage.served.http
         submitted = (await http.post("/v1/responses", json={"model": "org/tiny", "input": "hi", "background": True})).json()["id"]
         live = asyncio.create_task(frames(http, f"/v1/requests/{submitted}/stream"))
-        await until(lambda: len(stage.served.gateway.follower) > 0)
+        await until(lambda: len(stage.served.gateway.default.follower) > 0)
         gate.set()
         assert await live == await frames(http, f"/v1/requests/{submitted}/stream")
 
@@ -122,15 +122,15 @@ class TestListeners:
         gate.set()
         assert (await resumed)[-1].data == "[DONE]"
         assert self.changes(stage) == [False, True]
-        assert len(stage.served.gateway.listeners) == 0
+        assert len(stage.served.gateway.default.listeners) == 0
 
     async def test_a_client_that_leaves_while_it_waits_for_the_whole_answer(self, stage: Stage) -> None:
         stage.plays(Say("Hel"), Hold(asyncio.Event()))
         waiting = asyncio.create_task(stage.served.http.post("/v1/chat/completions", json=CHAT))
-        await until(lambda: len(stage.served.gateway.listeners) == 1)
+        await until(lambda: len(stage.served.gateway.default.listeners) == 1)
         waiting.cancel()
         await until(lambda: self.changes(stage) == [False])
-        await until(lambda: len(stage.served.gateway.listeners) == 0)
+        await until(lambda: len(stage.served.gateway.default.listeners) == 0)
 
     async def test_background_requests_have_none(self, stage: Stage) -> None:
         created = await stage.served.openai.responses.create(model="org/tiny", input="hi", background=True)
@@ -269,8 +269,8 @@ class TestOperators:
         stage.plays(Hold(asyncio.Event()))
         await stage.served.openai.responses.create(model="org/tiny", input="hi", background=True)
         stage.fabric.down = True
-        await until(lambda: not stage.served.gateway.follower.connected)
+        await until(lambda: not stage.served.gateway.default.follower.connected)
         assert (await http.get("/ready")).status_code == 503
         stage.fabric.down = False
-        await until(lambda: stage.served.gateway.follower.connected)
+        await until(lambda: stage.served.gateway.default.follower.connected)
         assert (await http.get("/ready")).status_code == 200

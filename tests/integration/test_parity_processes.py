@@ -37,9 +37,13 @@ async def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 def plan_of(folder: Path) -> SystemPlan:
-    """A slow worker with blocks of 32 and a fast one with blocks of 16: only the wire layout is common to both."""
-    low = WorkerPlan("low", ("--slowdown", "4", "--block-tokens", "32", "--token-budget", "96", "--kv-mib", "8", "--threads", "1"))
-    high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "64", "--kv-mib", "8", "--threads", "1"))
+    """A slow worker with blocks of 32 and a fast one with blocks of 16: only the wire layout is common to both.
+
+    Nothing is cached: every cut must cross the wire, also where a prompt begins like an earlier one.
+    """
+    common = ("--kv-mib", "8", "--threads", "1", "--no-prefix-cache")
+    low = WorkerPlan("low", ("--slowdown", "4", "--block-tokens", "32", "--token-budget", "96", *common))
+    high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "64", *common))
     return SystemPlan(folder, "tiny", (low, high), ports=(), schedulers=0)
 
 

@@ -9,7 +9,7 @@ import pytest
 from shared.types import GRANULE_TOKENS, TokenSpan, whole_granules
 from tests.parity.conftest import EngineOf
 from tests.parity.driver import Driver, Served, hand_over
-from tests.support.tiny_models import SERVED, WINDOW, Reference, prompt_of
+from tests.support.tiny_models import WINDOW, Reference, prompt_of
 
 ReferenceOf = Callable[[str], Reference]
 
@@ -86,8 +86,8 @@ def test_wrong_kv_changes_the_answer(engine_of: EngineOf, checkpoint_of: Referen
     assert taken.generated != checkpoint_of("llama").greedy(prompt, COUNT)
 
 
-@pytest.mark.parametrize("model_type", sorted(SERVED))
-def test_every_served_architecture(model_type: str, engine_of: EngineOf, checkpoint_of: ReferenceOf) -> None:
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "gemma2", "gpt_oss", "mixtral"])
+def test_side_by_side(model_type: str, engine_of: EngineOf, checkpoint_of: ReferenceOf) -> None:
     driver = Driver(engine_of(model_type, 16))
     for salt, length in enumerate((WINDOW + 20, 5, 33)):
         driver.add(prompt_of(length, salt), COUNT, scattered=salt == 0)

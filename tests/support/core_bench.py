@@ -8,7 +8,7 @@ from shared.messages import Assign, AssistOrder, Report, Source
 from shared.types import AssistId, JobSeq, RequestSpec, WorkerId, WorkerRef
 from tests.support.core_harness import make_spec
 from workers.core import WorkerCore, WorkerSettings
-from workers.events import Assigned, Launch, Ordered, SendReport, StepDone, TellStory, WorkerCommand, WorkerEvent
+from workers.events import Assigned, Delivered, Launch, Ordered, SendReport, StepDone, TellStory, WorkerCommand, WorkerEvent
 
 ME, PEER = WorkerRef(WorkerId("me"), "1"), WorkerRef(WorkerId("peer"), "1")
 Command = TypeVar("Command")
@@ -38,11 +38,14 @@ class Bench:
     def assign(self, spec: RequestSpec, attempt: int = 1, generated: tuple[int, ...] = (), source: Source | None = None) -> list[Any]:
         self.jobs += 1
         job = Assign(JobSeq(1, self.jobs), spec.request_id, attempt, len(spec.prompt) + len(generated), source)
-        return self.do(Assigned(job, spec, generated))
+        return self.do(Assigned(job, spec, (Delivered(generated),) if generated else ()))
 
     def order(self, spec: RequestSpec, limit: int = 1000) -> list[Any]:
+        return self.order_as("a", spec, limit)
+
+    def order_as(self, assist: str, spec: RequestSpec, limit: int = 1000) -> list[Any]:
         self.jobs += 1
-        return self.do(Ordered(AssistOrder(JobSeq(1, self.jobs), AssistId("a"), spec.request_id, limit), spec))
+        return self.do(Ordered(AssistOrder(JobSeq(1, self.jobs), AssistId(assist), spec.request_id, limit), spec))
 
     def step(self, *tokens: int) -> list[WorkerCommand]:
         """The oldest launched step ends and samples these."""

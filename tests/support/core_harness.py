@@ -30,6 +30,7 @@ from workers.events import (
     AbandonPull,
     Assigned,
     Closed,
+    Delivered,
     DropOutput,
     DropPeer,
     Emit,
@@ -145,7 +146,7 @@ class Node:
         except EngineError as error:
             self.feed(StepFailed(step, str(error)))
         else:
-            self.feed(StepDone(result.step, result.token_ids, result.logprobs, result.seconds))
+            self.feed(StepDone(result.step, result.token_ids, result.logprobs, result.seconds, result.top_logprobs))
 
     # -- transfers
 
@@ -162,7 +163,8 @@ class Node:
         expected = Expected(pull.transfer, pull.request_id, pull.attempt, pull.span, kv.fingerprint, granule_bytes)
         good, _, why = good_prefix(arrival.header, arrival.payload, expected)
         if good:
-            self.engine.scatter(pull.blocks, TokenSpan(0, good), arrival.payload[: good * kv.bytes_per_token])
+            span = TokenSpan(pull.span.start, pull.span.start + good)
+            self.engine.scatter(pull.blocks, span, arrival.payload[: good * kv.bytes_per_token])
         nbytes = len(arrival.payload)
         arrival.release()
         self.soon(PullEnded(pull.transfer, good, nbytes, arrival.seconds, why))
@@ -198,7 +200,13 @@ class World:
         self.nodes: dict[WorkerRef, Node] = {}
         self.now = 0.0
         self.log: dict[RequestId, list[int]] = {}
+        """Of choice 0."""
+        self.others: dict[tuple[RequestId, int], list[int]] = {}
+        """Of the choices beyond it."""
+        self.ends: dict[tuple[RequestId, int], FinishReason] = {}
+        """Of each choice."""
         self.finish: dict[RequestId, FinishReason | Phase] = {}
+        self.specs: dict[RequestId, RequestSpec] = {}
         self.fences: dict[RequestId, int] = {}
         self.stops: dict[RequestId, int] = {}
         """Index at which the output stage finds a stop string."""
@@ -263,9 +271,15 @@ class World:
 
     def assign(self, node: Node, spec: RequestSpec, attempt: int = 1, source: Source | None = None) -> None:
         self.fences[spec.request_id] = attempt
-        known = tuple(self.log.setdefault(spec.request_id, []))
-        job = Assign(self.next_seq(), spec.request_id, attempt, len(spec.prompt) + len(known), source)
+        self.specs[spec.request_id] = spec
+        choices = range(spec.sampling.n)
+        known = tuple(Delivered(tuple(self.tokens(spec, choice)), self.ends.get((spec.request_id, choice))) for choice in choices)
+        job = Assign(self.next_seq(), spec.request_id, attempt, len(spec.prompt) + len(known[0].token_ids), source)
         node.feed(Assigned(job, spec, known))
+
+    def tokens(self, spec: RequestSpec, choice: int) -> list[int]:
+        """What the log has of one choice; grows."""
+        return self.others.setdefault((spec.request_id, choice), []) if choice else self.log.setdefault(spec.request_id, [])
 
     def order(self, node: Node, spec: RequestSpec, limit: int | None = None) -> AssistId:
         assist = AssistId(f"assist-{spec.request_id}")
@@ -289,17 +303,24 @@ class World:
         """The log's promise: no gap, no repeat, nothing under an old attempt, nothing after the end."""
         if self._fenced(node, emit.request_id, emit.attempt):
             return
-        log = self.log[emit.request_id]
-        if emit.request_id in self.finish:
+        spec = self.specs[emit.request_id]
+        log, choice = self.tokens(spec, emit.choice), (emit.request_id, emit.choice)
+        if emit.request_id in self.finish or choice in self.ends:
             return
         assert emit.index == len(log), f"{emit} does not follow {len(log)} tokens"
         log.extend(emit.token_ids)
         stop = self.stops.get(emit.request_id)
         if stop is not None and len(log) > stop:
-            self._finish(node, emit.request_id, emit.attempt, FinishReason.STOP)
-            node.soon(StopFound(emit.request_id, emit.attempt, 0, stop))
+            node.soon(StopFound(emit.request_id, emit.attempt, emit.choice, stop))
+            self._end_choice(node, emit, FinishReason.STOP)
         elif emit.finish:
-            self._finish(node, emit.request_id, emit.attempt, emit.finish)
+            self._end_choice(node, emit, emit.finish)
+
+    def _end_choice(self, node: Node, emit: Emit, how: FinishReason) -> None:
+        """The last choice's end is the request's."""
+        self.ends[emit.request_id, emit.choice] = how
+        if all((emit.request_id, choice) in self.ends for choice in range(self.specs[emit.request_id].sampling.n)):
+            self._finish(node, emit.request_id, emit.attempt, how)
 
     def end(self, node: Node, command: EndRequest) -> None:
         if not self._fenced(node, command.request_id, command.attempt):
@@ -319,8 +340,10 @@ class World:
     # -- the oracle
 
     def expect_answer(self, spec: RequestSpec) -> None:
-        assert tuple(self.log[spec.request_id]) == reference_tokens(spec.prompt, spec.sampling, self.model)
+        for choice in range(spec.sampling.n):
+            assert tuple(self.tokens(spec, choice)) == reference_tokens(spec.prompt, spec.sampling, self.model, choice=choice)
 
     def expect_prefix(self, spec: RequestSpec) -> None:
-        log = self.log.get(spec.request_id, [])
-        assert tuple(log) == reference_tokens(spec.prompt, spec.sampling, self.model)[: len(log)]
+        for choice in range(spec.sampling.n):
+            log = self.tokens(spec, choice)
+            assert tuple(log) == reference_tokens(spec.prompt, spec.sampling, self.model, choice=choice)[: len(log)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +15,9 @@ import uvicorn
 from openai import AsyncOpenAI
 
 from gateway.app import create_app
+from gateway.pools import GatewayFabric, ServedModel
 from gateway.server import Server, listen
-from gateway.service import Gateway, GatewayFabric
+from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Tokenizer
 from shared.types import RequestSpec
@@ -53,8 +54,10 @@ async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> Non
 
 
 @asynccontextmanager
-async def served(settings: GatewaySettings, fabric: GatewayFabric, *, api_key: str = "none") -> AsyncIterator[Served]:
-    app = create_app(settings, fabric, tokenizer_of(settings.model))
+async def served(
+    settings: GatewaySettings, fabric: GatewayFabric, *, api_key: str = "none", more: Sequence[ServedModel] = ()
+) -> AsyncIterator[Served]:
+    app = create_app(settings, fabric, tokenizer_of(settings.model), more=more)
     listening = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     server = Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis import Redis, RedisCluster
 
-from shared.keys import row_of
+from shared.keys import ANY_KIND, row_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def misplaced_keys(client: Any) -> list[str]:
             continue  # It expired meanwhile.
         if row is None:
             complaints.append(f"{key} is not in the table")
-        elif kind != row.kind:
+        elif row.kind not in (kind, ANY_KIND):
             complaints.append(f"{key} is a {kind}, the table says {row.kind}")
         elif ttl == -1 and not row.permanent:
             complaints.append(f"{key} has no expiry")

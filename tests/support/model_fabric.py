@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from gateway.service import GatewayFabric
+from gateway.pools import GatewayFabric
 from shared.clock import Clock, SystemClock
 from shared.errors import FabricUnavailable
-from shared.fabric import LoggedEntry
+from shared.fabric import Grown, LoggedEntry, PoolStatus
 from shared.fabric_model import FabricModel
-from shared.types import RequestId
+from shared.request import TERMINAL
+from shared.types import Phase, RequestId
 from tests.support.fake_owner import OwnerFabric
 
 
@@ -27,7 +28,8 @@ class ModelFabric:
         self.down = False
         self.deaf = False
         self.calls: list[str] = []
-        self._hints: list[asyncio.Queue[tuple[RequestId, ...]]] = []
+        self.retained: list[RequestId] = []
+        self._hints: list[asyncio.Queue[tuple[Grown, ...]]] = []
 
     def as_fabric(self) -> BothEnds:
         return cast(BothEnds, self)
@@ -46,9 +48,24 @@ class ModelFabric:
         self._reach("read_logs")
         return {request_id: self.model.read_log(request_id, position) for request_id, position in after.items()}
 
-    async def wakeups(self) -> AsyncIterator[tuple[RequestId, ...]]:
+    async def discard_log(self, request_id: RequestId) -> None:
+        self._reach("discard_log")
+        self.model._state.logs.pop(request_id, None)
+        self.model._state.stories.pop(request_id, None)
+
+    async def retain(self, request_ids: Sequence[RequestId]) -> None:
+        self._reach("retain")
+        self.retained.extend(request_ids)
+
+    async def pool_status(self) -> PoolStatus:
+        self._reach("pool_status")
+        state = self.model._state
+        phases = [held.record.phase for held in state.held.values() if held.record.phase not in TERMINAL]
+        return PoolStatus(state.lease.candidate, len(phases), phases.count(Phase.QUEUED), state.load.predicted_wait_s)
+
+    async def wakeups(self, wanted: Container[RequestId] | None = None) -> AsyncIterator[tuple[Grown, ...]]:
         self._reach("wakeups")
-        hints: asyncio.Queue[tuple[RequestId, ...]] = asyncio.Queue()
+        hints: asyncio.Queue[tuple[Grown, ...]] = asyncio.Queue()
         self._hints.append(hints)
         try:
             while True:
@@ -59,7 +76,7 @@ class ModelFabric:
     async def notify(self, request_ids: Sequence[RequestId]) -> None:
         if not self.deaf:
             for hints in self._hints:
-                hints.put_nowait(tuple(request_ids))
+                hints.put_nowait(tuple(map(Grown, request_ids)))
 
     def _reach(self, name: str) -> None:
         self.calls.append(name)

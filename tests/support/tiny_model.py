@@ -17,4 +17,4 @@ LENGTH = 512
 def write_tiny_model(directory: Path, length: int = LENGTH) -> Path:
     """A byte-level tokenizer: one token per byte, and the template's marks."""
     backend = byte_backend("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
-    return save(directory, backend, {"eos_token": "<|end|>", "chat_template": CHAT_TEMPLATE}, length)
+    return save(directory, backend, {"eos_token": "<|end|>", "chat_template": CHAT_TEMPLATE}, length, eos=256)

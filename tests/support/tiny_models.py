@@ -6,7 +6,7 @@ its KV would pass with any KV; these are initialised with larger ones, and `gree
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,105 +14,70 @@ from typing import Any
 import torch
 import transformers as hf
 
+from tests.support.tiny_configs import CONTEXT, LLAMA_LIKE, VOCABULARY, WINDOW, tiny_config
 from workers.model_loader import quiet_transformers
 
-VOCABULARY = 128
-WINDOW = 24
-"""Sliding window of the tiny models that have one."""
-CONTEXT = 512
-
-LLAMA_LIKE: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": CONTEXT,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-    "pad_token_id": None,
-    "tie_word_embeddings": False,
-}
+__all__ = [
+    "CONTEXT", "LLAMA_LIKE", "REFUSED", "SERVED", "VARIANTS", "VOCABULARY", "WINDOW",
+    "Reference", "prompt_of", "reference", "save_tiny",
+]  # fmt: skip
 
 
-def _llama_like(config: Callable[..., Any], **more: Any) -> Callable[[], Any]:
-    return lambda: config(**{**LLAMA_LIKE, **more})
+Variant = tuple[str, dict[str, Any]]
+"""A model type, and what differs from its tiny configuration."""
 
+_SERVED = """
+afmoe apertus arcee aria_text axk1 beam biogpt bitnet cohere cohere2 cohere2_moe ctrl cwm deepseek_v2 deepseek_v3 dots1 ernie4_5
+ernie4_5_moe exaone4 exaone_moe flex_olmo flint fuyu gemma gemma2 gemma3_text gemma3n_text gemma4_text gemma4_unified_text glm glm4
+glm4_moe glm4_moe_lite gpt-sw3 gpt2 gpt_bigcode gpt_neox gpt_oss granite granite_swa granitemoe granitemoe_swa granitemoeshared helium
+hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe kolibri1 laguna llama longcat_flash mellum
+mimo_v2_flash minicpm3 minimax_m2 ministral ministral3 mistral mixtral modernbert-decoder nanochat nemotron olmo olmo2 olmo3 olmoe
+opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma youtu
+"""
+SERVED: tuple[str, ...] = tuple(_SERVED.split())
+"""Model types that pass the proofs, each with a parity test."""
 
-_GPT2_LIKE: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": 0}
-
-SERVED: dict[str, Callable[[], Any]] = {
-    "llama": _llama_like(hf.LlamaConfig),
-    "qwen3": _llama_like(hf.Qwen3Config, head_dim=16),
-    "mistral": _llama_like(hf.MistralConfig, sliding_window=WINDOW),
-    "gemma3_text": _llama_like(
-        hf.Gemma3TextConfig,
-        head_dim=16,
-        num_hidden_layers=3,
-        sliding_window=WINDOW,
-        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-        query_pre_attn_scalar=16,
+VARIANTS: dict[str, Variant] = {
+    "llama 3 RoPE": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10_000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
     ),
-    "gemma2": _llama_like(
-        hf.Gemma2Config,
-        head_dim=16,
-        sliding_window=WINDOW,
-        query_pre_attn_scalar=16,
-        attn_logit_softcapping=5.0,
-        final_logit_softcapping=300.0,
-    ),
-    "gpt_neox": _llama_like(hf.GPTNeoXConfig, rotary_pct=0.5),
-    "phi3": _llama_like(hf.Phi3Config),
-    "gpt2": lambda: hf.GPT2Config(**_GPT2_LIKE, n_embd=64, n_layer=2, n_head=4, n_positions=CONTEXT),
-    "olmo2": _llama_like(hf.Olmo2Config),
-    "mixtral": _llama_like(hf.MixtralConfig, num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
-}
-"""Architectures that are served, by model type."""
-
-REFUSED: dict[str, Callable[[], Any]] = {
-    "falcon": lambda: hf.FalconConfig(**_GPT2_LIKE, hidden_size=64, num_hidden_layers=2, num_attention_heads=4),
-    "gptj": lambda: hf.GPTJConfig(**_GPT2_LIKE, n_embd=64, n_layer=2, n_head=4, rotary_dim=8, n_positions=CONTEXT),
-    "mpt": lambda: hf.MptConfig(vocab_size=VOCABULARY, d_model=64, n_layers=2, n_heads=4, max_seq_len=CONTEXT),
-    "lfm2": _llama_like(hf.Lfm2Config, layer_types=["conv", "full_attention"]),
-    "falcon_h1": _llama_like(hf.FalconH1Config, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16),
-    "qwen3_next": _llama_like(
-        hf.Qwen3NextConfig,
-        head_dim=16,
-        layer_types=["linear_attention", "full_attention"],
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=32,
-        shared_expert_intermediate_size=32,
-        linear_num_key_heads=2,
-        linear_num_value_heads=4,
-        linear_key_head_dim=16,
-        linear_value_head_dim=16,
-    ),
-    "gpt_oss": _llama_like(
-        hf.GptOssConfig, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW, rope_parameters=None
-    ),
-    "llama4_text": _llama_like(
-        hf.Llama4TextConfig, head_dim=16, intermediate_size_mlp=96, num_local_experts=2, num_experts_per_tok=1, attention_chunk_size=32
-    ),
-    "deepseek_v3": _llama_like(
-        hf.DeepseekV3Config,
-        num_key_value_heads=4,
-        q_lora_rank=16,
-        kv_lora_rank=16,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=16,
-        v_head_dim=16,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        n_group=1,
-        topk_group=1,
-        moe_intermediate_size=32,
-        first_k_dense_replace=1,
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "qwen2, sliding": ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}),
+    "yarn RoPE": (
+        "qwen3",
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 128}},
     ),
 }
-"""Architectures that must be refused, by model type."""
+"""Settings that change the computation of a model type, by a name for the test."""
+
+REFUSED: dict[str, str] = {
+    "falcon": "0 of its 2 attention layers",
+    "gptj": "0 of its 2 attention layers",
+    "mpt": "takes no position_ids",
+    "bloom": "takes no position_ids",
+    "bert": "neither causal nor a sliding window",
+    "doge": "builds an attention mask of its own",
+    "diffllama": r"2 of its 2 attention layers call the attention interface \(4 calls\)",
+    "lfm2_moe": "layers of type conv",
+    "falcon_h1": "layers of type hybrid",
+    "qwen3_next": "layers of type linear_attention",
+    "llama4_text": "layers of type chunked_attention",
+    "deepseek_v32": "layers of type indexed_attention",
+    "minimax_m3_vl_text": "layers of type minimax_m3_sparse",
+    "moshi": "its cache keeps 24 tokens, but its mask shows 512",
+    "rwkv": "takes no position_ids",
+}
+"""Model types that must be refused, one or more for every reason, and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +104,7 @@ def save_tiny(model_type: str, folder: Path, *, seed: int = 0, config: Any = Non
     """Writes a random checkpoint of `model_type` (or of `config`) into `folder` and returns it."""
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = config if config is not None else (SERVED | REFUSED)[model_type]()
+        made = config if config is not None else tiny_config(model_type)
         model = hf.AutoModelForCausalLM.from_config(made)
         model.save_pretrained(folder)
     return folder

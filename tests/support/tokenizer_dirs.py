@@ -112,8 +112,8 @@ def flagged(content: str, **flags: bool) -> Json:
     return {"content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True, **flags}
 
 
-def save(folder: Path, backend: Any, config: Json, length: int = 512) -> Path:
+def save(folder: Path, backend: Any, config: Json, length: int = 512, eos: int | None = None) -> Path:
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": length}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": length, "eos_token_id": eos}))
     return folder

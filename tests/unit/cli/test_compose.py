@@ -12,10 +12,10 @@ from typer.main import get_command
 from cli.main import app
 
 ROOT = Path(__file__).parents[3]
-ROLES = ("gateway", "scheduler", "worker-low", "worker-high")
+ROLES = ("gateway", "scheduler", "worker-low", "worker-high", "agent")
 KNOWN_KEYS = {
     *("image", "build", "command", "environment", "volumes", "depends_on", "healthcheck", "ports", "restart", "ipc", "deploy"),
-    "stop_grace_period",
+    *("stop_grace_period", "profiles"),
 }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.chunks import usage_of
 from gateway.fold import ApiHead, Fold, Kind, LogLost
 from gateway.folds import fold_of
 from gateway.sse import encode
@@ -17,8 +20,19 @@ TEXTS = st.lists(st.text(max_size=5), min_size=1, max_size=8)
 ENDS = st.sampled_from([LogEnd(Phase.FINISHED, at_ms=9000), LogEnd(Phase.CANCELLED), LogEnd(Phase.FAILED, "no luck", "timeout")])
 
 
-def head(api: ApiHead) -> LogHead:
-    return LogHead(RequestSpec(RequestId("r1"), "m", (1, 2, 3), SamplingParams(16), 5000), api.to_json(), "")
+def head(api: ApiHead, **sampling: Any) -> LogHead:
+    return LogHead(RequestSpec(RequestId("r1"), "m", (1, 2, 3), SamplingParams(16, **sampling), 5000), api.to_json(), "")
+
+
+class Names:
+    """Token `i` is the `i`-th letter."""
+
+    def bytes_of(self, token_id: int) -> bytes:
+        return bytes((ord("a") + token_id % 26,))
+
+
+def folded(api: ApiHead, **sampling: Any) -> Fold:
+    return fold_of(head(api, **sampling), Names())
 
 
 def log_of(texts: list[str], end: LogEnd) -> list[LogEntry]:
@@ -35,8 +49,8 @@ def frames(fold: Fold, entries: list[LogEntry]) -> list[bytes]:
 def test_however_the_log_is_read_the_stream_is_the_same(kind: Kind, texts: list[str], end: LogEnd, split: int, usage: bool) -> None:
     api = ApiHead(kind, include_usage=usage)
     entries = log_of(texts, end)
-    at_once = frames(fold_of(head(api)), entries)
-    fold = fold_of(head(api))
+    at_once = frames(folded(api), entries)
+    fold = folded(api)
     piecewise = [*fold.opening(), *fold.feed_all(entries[:split]), *fold.feed_all(entries[split:])]
     assert [encode(event) for event in piecewise] == at_once
     assert [event.number for event in piecewise] == list(range(len(piecewise)))
@@ -44,7 +58,7 @@ def test_however_the_log_is_read_the_stream_is_the_same(kind: Kind, texts: list[
 
 @given(kind=st.sampled_from(Kind), texts=TEXTS, end=ENDS)
 def test_the_deltas_add_up_to_the_answer(kind: Kind, texts: list[str], end: LogEnd) -> None:
-    fold = fold_of(head(ApiHead(kind)))
+    fold = folded(ApiHead(kind))
     fold.opening()
     deltas = ""
     for event in fold.feed_all(log_of(texts, end)):
@@ -55,13 +69,13 @@ def test_the_deltas_add_up_to_the_answer(kind: Kind, texts: list[str], end: LogE
 
 
 def test_one_delta_per_entry_with_text() -> None:
-    fold = fold_of(head(ApiHead(Kind.COMPLETION)))
+    fold = folded(ApiHead(Kind.COMPLETION))
     events = fold.feed_all([LogTokens(0, 0, (1, 2), "ab"), LogTokens(0, 2, (3,), ""), LogTokens(0, 3, (4,), "c")])
     assert [event.number for event in events] == [0, 1]
 
 
 def test_the_first_end_wins() -> None:
-    fold = fold_of(head(ApiHead(Kind.RESPONSE, background=True)))
+    fold = folded(ApiHead(Kind.RESPONSE, background=True))
     fold.feed(LogEnd(Phase.CANCELLED))
     assert fold.feed(LogEnd(Phase.FINISHED)) == []
     assert fold.answer()["status"] == "cancelled"
@@ -69,7 +83,7 @@ def test_the_first_end_wins() -> None:
 
 @pytest.mark.parametrize("index", [0, 2, 9])
 def test_an_entry_that_does_not_continue_the_log_is_never_shown(index: int) -> None:
-    fold = fold_of(head(ApiHead(Kind.CHAT)))
+    fold = folded(ApiHead(Kind.CHAT))
     fold.feed(LogTokens(0, 0, (1,), "a"))
     with pytest.raises(LogLost) as caught:
         fold.feed(LogTokens(0, index, (1,), "another version"))
@@ -89,7 +103,7 @@ def test_an_entry_that_does_not_continue_the_log_is_never_shown(index: int) -> N
     ],
 )
 def test_status_of_a_polled_response(entries: list[LogEntry], status: str) -> None:
-    fold = fold_of(head(ApiHead(Kind.RESPONSE)))
+    fold = folded(ApiHead(Kind.RESPONSE))
     fold.feed_all(entries)
     answer = fold.answer()
     assert answer["status"] == status
@@ -103,16 +117,16 @@ def test_response_objects_have_every_field_that_open_responses_requires() -> Non
         "frequency_penalty top_logprobs temperature reasoning user usage max_output_tokens max_tool_calls store background "
         "service_tier metadata safety_identifier prompt_cache_key id object created_at model output tools tool_choice parallel_tool_calls"
     )
-    assert set(required.split()) <= set(fold_of(head(ApiHead(Kind.RESPONSE))).answer())
+    assert set(required.split()) <= set(folded(ApiHead(Kind.RESPONSE)).answer())
 
 
 def test_continuous_usage_counts_up() -> None:
-    fold = fold_of(head(ApiHead(Kind.CHAT, continuous_usage=True)))
+    fold = folded(ApiHead(Kind.CHAT, continuous_usage=True))
     first, second = fold.feed_all([LogTokens(0, 0, (1,), "a"), LogTokens(0, 1, (2, 3), "b")])
-    assert first.data["usage"] == {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
-    assert second.data["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+    assert first.data["usage"] == usage_of(3, 1, 0)
+    assert second.data["usage"] == usage_of(3, 3, 0)
 
 
 def test_the_head_survives_its_json() -> None:
-    api = ApiHead(Kind.RESPONSE, True, True, True, True, {"metadata": {"a": "b"}})
+    api = ApiHead(Kind.RESPONSE, True, True, True, True, {"metadata": {"a": "b"}}, True, "p", 3, 1, "r0", ({"id": None},), "r9", False)
     assert ApiHead.from_json(api.to_json()) == api

@@ -51,7 +51,7 @@ def test_a_model_without_a_length_needs_the_option(tmp_path: Path, config: str |
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_API_KEYS", "a,b")
-    parsed, level = parse(["--redis-url", "redis://h", "--model", str(tmp_path), "--port", "9", "--log-level", "debug"])
+    parsed, (level, _) = parse(["--redis-url", "redis://h", "--model", str(tmp_path), "--port", "9", "--log-level", "debug"])
     assert (parsed.port, parsed.served_model_name, parsed.api_keys, level) == (9, tmp_path.name, ("a", "b"), "debug")
     assert "'a'" not in repr(parsed)
 

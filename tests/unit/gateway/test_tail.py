@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from gateway import tail as tail_module
 from gateway.fold import shortened
 from gateway.tail import START, Entries, Following, Tail, order
+from shared.errors import FabricUnavailable
 from shared.fabric import LoggedEntry
 from shared.messages import LogEnd, LogEntry, LogTokens
 from shared.types import Phase, RequestId
@@ -26,9 +28,9 @@ class FakeLog:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def read(self, request_id: RequestId, after: str) -> Entries:
+    async def read(self, request_id: RequestId, after: str, count: int) -> Entries:
         self.reads += 1
-        seen = tuple(logged for logged in self.entries if order(logged.entry_id) > order(after))
+        seen = tuple(logged for logged in self.entries if order(logged.entry_id) > order(after))[:count]
         await self.gate.wait()
         return seen
 
@@ -76,8 +78,13 @@ async def test_a_slow_client_costs_a_bounded_buffer_and_reads_the_rest_later() -
     for one in log.entries:
         following.push((one,))
     assert following.drops == 1
-    assert indices(await following.next(1.0)) == list(range(100))
-    assert log.reads == 1
+    seen: list[int] = []
+    while len(seen) < 100:
+        page = indices(await following.next(1.0))
+        assert len(page) <= 8
+        seen += page
+    assert seen == list(range(100))
+    assert log.reads == 13
     following.push((entry(100),))
     assert indices(await following.next(1.0)) == [100]
 
@@ -86,15 +93,43 @@ async def test_a_failed_catch_up_is_tried_again() -> None:
     log = FakeLog(2)
     failures = iter([RuntimeError("away")])
 
-    async def read(request_id: RequestId, after: str) -> Entries:
+    async def read(request_id: RequestId, after: str, count: int) -> Entries:
         for failure in failures:
             raise failure
-        return await log.read(request_id, after)
+        return await log.read(request_id, after, count)
 
     following = Following(read, RID, behind=True, capacity=8)
     with pytest.raises(RuntimeError):
         await following.next(1.0)
     assert indices(await following.next(1.0)) == [0, 1]
+
+
+async def test_a_server_that_is_away_is_silence_and_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_module, "RETRY_S", 0.001)
+    log = FakeLog(2)
+    failures = iter([FabricUnavailable("away")] * 3)
+
+    async def read(request_id: RequestId, after: str, count: int) -> Entries:
+        for failure in failures:
+            raise failure
+        return await log.read(request_id, after, count)
+
+    following = Following(read, RID, behind=True, capacity=8)
+    assert await following.next(0.0) == ()
+    following.push((entry(1),))
+    assert indices(await following.next(5.0)) == [0, 1]
+
+
+async def test_news_that_a_read_has_given_already_are_not_given_twice() -> None:
+    log = FakeLog(3)
+    following = Following(log.read, RID, behind=True, capacity=8)
+    assert indices(await following.next(1.0)) == [0, 1, 2]
+    following.push((entry(1), entry(2)))
+    assert await following.next(0.0) == ()
+    following.push((entry(2), entry(3)))
+    assert indices(await following.next(1.0)) == [3]
+    following.push((entry(4),))
+    assert indices(await following.next(1.0)) == [4]
 
 
 async def test_a_failure_comes_after_what_was_still_buffered() -> None:

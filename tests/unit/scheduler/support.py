@@ -60,9 +60,17 @@ def info(name: str, profile: Profile, incarnation: str = "1", *, fingerprint: by
 
 
 def submission(
-    name: str, *, n: int = 200, max_tokens: int = 64, priority: int = 0, timeout_s: float = 0.0, background: bool = True, gateway: str = ""
+    name: str,
+    *,
+    n: int = 200,
+    max_tokens: int = 64,
+    priority: int = 0,
+    timeout_s: float = 0.0,
+    background: bool = True,
+    gateway: str = "",
+    prefix: bytes = b"",
 ) -> Submission:
-    return Submission(rid(name), n, max_tokens, 0, priority, timeout_s, background, GatewayId(gateway))
+    return Submission(rid(name), n, max_tokens, 0, priority, timeout_s, background, GatewayId(gateway), prefix=prefix)
 
 
 def record(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from scheduler.cost_model import assign_amount, assist_limit, fits, pull_seconds, standard_seconds
+from scheduler.cost_model import assign_amount, assist_limit, fits, granted, pull_seconds, standard_seconds
 from scheduler.events import Place
 from scheduler.policies import POLICIES, make_policy
 from scheduler.settings import SchedulerSettings
@@ -151,3 +153,22 @@ def test_a_policy_that_overfills_a_worker_is_a_bug_and_says_so(monkeypatch: pyte
     d.report("fast", owned("else"), tokens=512, blocks=1)
     with pytest.raises(ValueError, match="does not fit"):
         d.known("a")
+
+
+def choices(n: int, num_prompt: int = 200, num_tokens: int = 200) -> WaitingView:
+    return replace(waiting(num_tokens), num_choices=n, num_prompt=num_prompt)
+
+
+def test_choices_take_a_place_and_an_output_each_and_the_prompt_once() -> None:
+    assert assign_amount(worker(), choices(3)) == Amount(200 + 2 * 8, 17 + 2 * 5, 3)
+    assert assign_amount(worker(), choices(3, num_tokens=230)) == Amount(230 + 2 * 38, 19 + 2 * 7, 3)
+    own = HeadStartView(AssistId("x"), ref("fast"), 128, 192, False)
+    assert assign_amount(worker(), replace(choices(3), head_start=own), cut=128).sequences == 2
+
+
+def test_choices_need_all_their_places_unless_the_worker_is_idle() -> None:
+    few = Amount(512, 100, 2)
+    assert not fits(worker(free=few), choices(3))
+    assert fits(worker(free=few), choices(2))
+    assert fits(worker(free=few, owned=0), choices(30))
+    assert granted(worker(free=few, owned=0), assign_amount(worker(), choices(30))) == Amount(200 + 29 * 8, 100, 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.keys import LOG_SHARDS, TABLE, Keys, log_shard, markdown, row_of
+from shared.keys import CELERY_PREFIX, LOG_SHARDS, TABLE, Keys, log_shard, markdown, row_of
 from shared.types import PoolId, RequestId, WorkerId, WorkerRef
 
 KEYS = Keys(PoolId("p"))
@@ -18,8 +18,17 @@ ROOT = Path(__file__).parents[3]
 def every_key() -> list[str]:
     log = KEYS.log(RequestId("r:{x}"))
     of_pool = [KEYS.epoch, KEYS.leader, KEYS.load, KEYS.submit, KEYS.waiting, KEYS.reserved, KEYS.events, KEYS.members, KEYS.wake]
-    of_worker = [KEYS.member(WORKER), KEYS.jobs(WORKER), KEYS.control(WORKER)]
-    return [*of_pool, *of_worker, KEYS.request(RequestId("r:{x}")), KEYS.idempotency("k" * 999), log.head, log.entries, log.story]
+    of_worker = [KEYS.member(WORKER), KEYS.jobs(WORKER), KEYS.control(WORKER), KEYS.agents, KEYS.agent("h")]
+    return [
+        *of_pool,
+        *of_worker,
+        CELERY_PREFIX + "queue",
+        KEYS.request(RequestId("r:{x}")),
+        KEYS.idempotency("k" * 999),
+        log.head,
+        log.entries,
+        log.story,
+    ]
 
 
 def tag_of(key: str) -> str:
@@ -34,13 +43,13 @@ def test_each_key_has_one_row_and_each_row_a_key() -> None:
     assert row_of("somebody:elses") is None
 
 
-def test_only_the_epoch_is_for_ever() -> None:
-    assert [row.pattern for row in TABLE if row.permanent] == ["hs:{<pool>}:epoch"]
+def test_only_the_epoch_and_the_bindings_of_celery_are_for_ever() -> None:
+    assert [row.pattern for row in TABLE if row.permanent] == ["hs:{<pool>}:epoch", "hs:{celery}:<name>"]
 
 
 def test_a_pool_has_one_tag_and_a_log_the_tag_of_its_shard() -> None:
     shard = log_shard(RequestId("r:{x}"))
-    assert {tag_of(key) for key in every_key()} == {"p", f"p:l{shard}"}
+    assert {tag_of(key) for key in every_key()} == {"p", f"p:l{shard}", "celery"}
 
 
 def test_a_log_is_found_again_by_any_release() -> None:

@@ -21,12 +21,13 @@ from shared.messages import (
     Source,
     StopAssist,
 )
-from shared.types import AssistId, JobSeq, RequestId, TokenSpan, TransferId, WorkerId, WorkerRef
+from shared.types import AssistId, FinishReason, JobSeq, RequestId, TokenSpan, TransferId, WorkerId, WorkerRef
 from tests.support.core_harness import make_spec
 from workers.core import WorkerCore, WorkerSettings
 from workers.events import (
     Assigned,
     Closed,
+    Delivered,
     DropOutput,
     Emit,
     EndRequest,
@@ -48,7 +49,12 @@ from workers.events import (
 )
 
 ME, PEER = WorkerRef(WorkerId("me"), "1"), WorkerRef(WorkerId("peer"), "1")
-SPECS = {spec.request_id: spec for at in range(6) for spec in [make_spec(f"r{at}", 20 + 61 * at, max_tokens=4 + at, ignore_eos=False)]}
+CHOICES = (1, 1, 3, 1, 2, 1)
+SPECS = {
+    spec.request_id: spec
+    for at in range(6)
+    for spec in [make_spec(f"r{at}", 20 + 61 * at, max_tokens=4 + at, ignore_eos=False, n=CHOICES[at])]
+}
 
 requests = st.sampled_from(sorted(SPECS))
 attempts = st.integers(1, 4)
@@ -79,8 +85,9 @@ class Chaos(RuleBasedStateMachine):
         self.launched: list[Launch] = []
         self.pulls: list[StartPull] = []
         self.sends: list[SendKv] = []
-        self.next_index: dict[tuple[RequestId, int], int] = {}
-        self.over: set[tuple[RequestId, int]] = set()
+        self.next_index: dict[tuple[RequestId, int, int], int] = {}
+        """By request, attempt and choice."""
+        self.over: set[tuple[RequestId, int, int]] = set()
 
     def feed(self, event: WorkerEvent) -> None:
         for command in self.core.handle(event, self.now):
@@ -93,18 +100,29 @@ class Chaos(RuleBasedStateMachine):
                 case SendKv():
                     self.sends.append(command)
                 case OpenOutput():
-                    key = (command.spec.request_id, command.attempt)
-                    assert key not in self.next_index, "an attempt is opened twice"
-                    self.next_index[key] = len(command.generated)
+                    self._opened(command)
                 case Emit():
                     self._told(command)
                 case EndRequest() | DropOutput():
-                    self.over.add((command.request_id, command.attempt))
+                    self._all_over(command.request_id, command.attempt)
                 case _:
                     pass
 
+    def _opened(self, command: OpenOutput) -> None:
+        request_id = command.spec.request_id
+        for choice in range(CHOICES[int(request_id[1:])]):
+            key = (request_id, command.attempt, choice)
+            assert key not in self.next_index, "an attempt is opened twice"
+            known = command.delivered[choice] if choice < len(command.delivered) else Delivered()
+            self.next_index[key] = len(known.token_ids)
+            if known.finish:
+                self.over.add(key)
+
+    def _all_over(self, request_id: RequestId, attempt: int) -> None:
+        self.over |= {(request_id, attempt, choice) for choice in range(max(CHOICES))}
+
     def _told(self, emit: Emit) -> None:
-        key = (emit.request_id, emit.attempt)
+        key = (emit.request_id, emit.attempt, emit.choice)
         assert key not in self.over, f"{emit} after the end of its attempt"
         assert emit.index == self.next_index[key]
         self.next_index[key] += len(emit.token_ids)
@@ -117,12 +135,21 @@ class Chaos(RuleBasedStateMachine):
 
     # -- jobs
 
-    @rule(request=requests, attempt=attempts, generated=st.integers(0, 4), source=st.sampled_from([None, ME, PEER]), tokens=picks)
-    def assigned(self, request: str, attempt: int, generated: int, source: WorkerRef | None, tokens: int) -> None:
+    @rule(
+        request=requests,
+        attempt=attempts,
+        generated=st.lists(st.integers(0, 4), min_size=1, max_size=3),
+        ended=st.integers(0, 2),
+        source=st.sampled_from([None, ME, PEER]),
+        tokens=picks,
+    )
+    def assigned(self, request: str, attempt: int, generated: list[int], ended: int, source: WorkerRef | None, tokens: int) -> None:
         spec = SPECS[RequestId(request)]
         given = Source(AssistId(f"a-{request}-{tokens % 2}"), source, 64 * tokens) if source else None
-        job = Assign(self.seq(), spec.request_id, attempt, len(spec.prompt) + generated, given)
-        self.feed(Assigned(job, spec, tuple(range(1, generated + 1))))
+        job = Assign(self.seq(), spec.request_id, attempt, len(spec.prompt) + generated[0], given)
+        finished = {at for at, count in enumerate(generated) if count and at == ended - 1}
+        known = [Delivered(tuple(range(1, n + 1)), FinishReason.STOP if at in finished else None) for at, n in enumerate(generated)]
+        self.feed(Assigned(job, spec, tuple(known[: spec.sampling.n])))
 
     @rule(request=requests, number=st.integers(0, 1), limit=st.integers(0, 400))
     def ordered(self, request: str, number: int, limit: int) -> None:
@@ -201,19 +228,27 @@ class Chaos(RuleBasedStateMachine):
     def revoke(self, request: str, attempt: int) -> None:
         self.feed(Revoke(RequestId(request), attempt))
 
-    @rule(request=requests, attempt=attempts, what=st.sampled_from(["stop", "superseded", "closed"]), index=st.integers(0, 9))
-    def from_output(self, request: str, attempt: int, what: str, index: int) -> None:
+    @rule(
+        request=requests,
+        attempt=attempts,
+        what=st.sampled_from(["stop", "superseded", "closed"]),
+        index=st.integers(0, 9),
+        choice=st.integers(0, 2),
+    )
+    def from_output(self, request: str, attempt: int, what: str, index: int, choice: int) -> None:
         request_id = RequestId(request)
-        self.over.add((request_id, attempt)) if self._hears(what, request_id, attempt) else None
+        if self._hears(what, request_id, attempt):
+            self.over.add((request_id, attempt, choice))
+            self._all_over(request_id, attempt) if what == "closed" else None
         known: dict[str, Any] = {
-            "stop": StopFound(request_id, attempt, 0, index),
+            "stop": StopFound(request_id, attempt, choice, index),
             "superseded": Superseded(request_id, attempt),
             "closed": Closed(request_id, attempt),
         }
         self.feed(known[what])
 
     def _hears(self, what: str, request_id: RequestId, attempt: int) -> bool:
-        """A stop or a close of the running attempt is its end: no token may follow."""
+        """A stop of the running attempt is its choice's end, a close all choices': no token may follow."""
         owned = self.core.owned.get(request_id)
         return what != "superseded" and owned is not None and owned.attempt == attempt
 

@@ -10,6 +10,7 @@ from tests.support.core_bench import SPEC, Bench, R, chunks, of
 from tests.support.core_harness import make_spec
 from workers.events import (
     Closed,
+    Delivered,
     DropOutput,
     Emit,
     EndRequest,
@@ -58,7 +59,7 @@ def test_eos_stops_the_choice() -> None:
 def test_the_next_attempt_goes_on_behind_what_was_delivered() -> None:
     bench = Bench()
     opened, launch = bench.assign(SPEC, attempt=3, generated=(5, 6))
-    assert opened == OpenOutput(SPEC, 3, (5, 6))
+    assert opened == OpenOutput(SPEC, 3, (Delivered((5, 6)),))
     assert chunks(launch) == [(0, 102)]
     assert launch.plan.token_ids[-2:].tolist() == [5, 6]
     assert launch.plan.samples[0].index == 2
@@ -67,7 +68,7 @@ def test_the_next_attempt_goes_on_behind_what_was_delivered() -> None:
 
 def test_an_attempt_with_nothing_left_to_generate_only_finishes() -> None:
     assert Bench().assign(SPEC, attempt=2, generated=(5, 6, 7)) == [
-        OpenOutput(SPEC, 2, (5, 6, 7)),
+        OpenOutput(SPEC, 2, (Delivered((5, 6, 7)),)),
         Emit(R, 2, 0, 3, (), (), FinishReason.LENGTH),
     ]
 

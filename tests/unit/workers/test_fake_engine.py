@@ -73,7 +73,9 @@ def test_blocks_in_another_order_change_the_answer(swap: tuple[int, int]) -> Non
     sequence = prefilled(engine, 112)
     answer = reference_tokens(sequence.spec.prompt, GREEDY, engine.model)[0]
     one, other = swap
-    sequence.blocks[one], sequence.blocks[other] = sequence.blocks[other], sequence.blocks[one]
+    blocks = list(sequence.blocks)
+    blocks[one], blocks[other] = blocks[other], blocks[one]
+    sequence.blocks = blocks
     assert next_token(engine, sequence) != answer
 
 
@@ -81,7 +83,7 @@ def test_another_requests_block_changes_the_answer() -> None:
     engine = FakeEngine(FakeModel(vocab_size=2**40), total_blocks=16)
     sequence, other = prefilled(engine, 100), prefilled(engine, 100, first_block=8, name="other")
     answer = reference_tokens(sequence.spec.prompt, GREEDY, engine.model)[0]
-    sequence.blocks[3] = other.blocks[3]
+    sequence.blocks = [*sequence.blocks[:3], other.blocks[3], *sequence.blocks[4:]]
     assert next_token(engine, sequence) != answer
 
 

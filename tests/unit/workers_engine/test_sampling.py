@@ -8,7 +8,8 @@ import torch
 
 from shared.types import SamplingParams
 from workers.engine import Sample
-from workers.sampling import choose, noise_bits, noise_key
+from workers.noise import noise_bits, noise_key
+from workers.sampling import choose
 
 CPU = torch.device("cpu")
 
@@ -19,7 +20,7 @@ def sample(index: int = 0, *, seed: int = 7, choice: int = 0, temperature: float
 
 def draw(logits: list[float], count: int, *, temperature: float = 1.0, top_p: float = 1.0, seed: int = 7) -> list[int]:
     rows = torch.tensor(logits).expand(count, -1)
-    tokens, _ = choose(rows, [sample(index, seed=seed, temperature=temperature, top_p=top_p) for index in range(count)])
+    tokens, *_ = choose(rows, [sample(index, seed=seed, temperature=temperature, top_p=top_p) for index in range(count)])
     return [int(token) for token in tokens]
 
 
@@ -63,9 +64,9 @@ def test_every_part_of_the_name_matters() -> None:
 def test_noise_does_not_depend_on_the_batch() -> None:
     logits = torch.randn(5, 200, generator=torch.Generator().manual_seed(0))
     names = [sample(index, temperature=0.8, top_p=0.9) for index in range(5)]
-    together, logprobs = choose(logits, names)
+    together, logprobs, _ = choose(logits, names)
     for row, name in enumerate(names):
-        alone, logprob = choose(logits[row : row + 1], [name])
+        alone, logprob, _ = choose(logits[row : row + 1], [name])
         assert int(alone[0]) == int(together[row])
         assert float(logprob[0]) == pytest.approx(float(logprobs[row]), abs=1e-6)
 
@@ -81,8 +82,8 @@ def test_samples_follow_the_softmax(temperature: float) -> None:
 def test_choices_are_independent() -> None:
     """Pairs of draws of two choices follow the product distribution."""
     rows = torch.zeros(20_000, 4)
-    first, _ = choose(rows, [sample(index) for index in range(20_000)])
-    second, _ = choose(rows, [sample(index, choice=1) for index in range(20_000)])
+    first, *_ = choose(rows, [sample(index) for index in range(20_000)])
+    second, *_ = choose(rows, [sample(index, choice=1) for index in range(20_000)])
     pairs = [int(pair) for pair in first * 4 + second]
     assert chi_square(pairs, torch.full((16,), 1 / 16)) < 39.72  # 0.9995 quantile, 15 degrees of freedom
 
@@ -105,7 +106,7 @@ def test_among_equals_the_nucleus_keeps_lower_ids() -> None:
 
 def test_greedy_and_sampled_rows_mix() -> None:
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
-    tokens, logprobs = choose(logits, [sample(row, temperature=0.0 if row % 2 else 1.5) for row in range(4)])
+    tokens, logprobs, _ = choose(logits, [sample(row, temperature=0.0 if row % 2 else 1.5) for row in range(4)])
     best = logits.argmax(-1)
     assert [int(tokens[row]) for row in (1, 3)] == [int(best[row]) for row in (1, 3)]
     wanted = logits.log_softmax(-1)
@@ -113,7 +114,7 @@ def test_greedy_and_sampled_rows_mix() -> None:
 
 
 def test_no_rows() -> None:
-    tokens, logprobs = choose(torch.zeros(0, 10), [])
+    tokens, logprobs, _ = choose(torch.zeros(0, 10), [])
     assert tokens.tolist() == logprobs.tolist() == []
 
 

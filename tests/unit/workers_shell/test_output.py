@@ -10,7 +10,7 @@ from shared.fabric import WriteStatus
 from shared.messages import LogEnd, LogTokens
 from shared.types import FinishReason, Phase, RequestId, RequestSpec, SamplingParams
 from workers.detokenizer import SafeText, TokenStream
-from workers.events import Closed, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
+from workers.events import Closed, Delivered, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
 from workers.output import OutputBook
 
 REQUEST = RequestId("r1")
@@ -39,7 +39,7 @@ def spec(*stop: str) -> RequestSpec:
 
 def book(*stop: str, generated: str = "", attempt: int = 1) -> OutputBook:
     it = OutputBook(Letters(), ManualClock())
-    it.handle(OpenOutput(spec(*stop), attempt, ids(generated)))
+    it.handle(OpenOutput(spec(*stop), attempt, (Delivered(ids(generated)),)))
     return it
 
 
@@ -136,7 +136,7 @@ def test_a_late_answer_for_an_older_attempt_touches_nothing() -> None:
     it = book()
     it.handle(emit("a"))
     (append,) = it.take()
-    it.handle(OpenOutput(spec(), 2, ids("a")))
+    it.handle(OpenOutput(spec(), 2, (Delivered(ids("a")),)))
     assert it.answered(append, WriteStatus.SUPERSEDED) is False
     assert it.events() == []
     assert len(it) == 1
@@ -169,3 +169,52 @@ def _released(parts: list[str]) -> str:
         if piece.stopped:
             return "".join(out)
     return "".join(out) + safe.finish().text
+
+
+# --- several choices
+
+
+def choices(stop: tuple[str, ...] = (), delivered: tuple[Delivered, ...] = (), n: int = 2) -> OutputBook:
+    it = OutputBook(Letters(), ManualClock())
+    it.handle(OpenOutput(RequestSpec(REQUEST, "m", (1,), SamplingParams(max_tokens=99, stop=stop, n=n), 0), 1, delivered))
+    return it
+
+
+def say(text: str, choice: int, index: int = 0, finish: FinishReason | None = None) -> Emit:
+    return Emit(REQUEST, 1, choice, index, ids(text), tuple(0.0 for _ in text), finish)
+
+
+def test_the_last_choice_brings_the_end() -> None:
+    it = choices()
+    it.handle(say("hi", 1, finish=FinishReason.LENGTH))
+    ((_, _, entries, end),) = it.take()
+    assert ([(entry.choice, entry.text, entry.finish) for entry in entries], end) == ([(1, "hi", FinishReason.LENGTH)], None)
+    it.answered(it.take()[0], WriteStatus.DONE)
+    it.handle(say("you", 0, finish=FinishReason.STOP))
+    ((_, _, (entry,), end),) = it.take()
+    assert (entry.choice, end) == (0, LogEnd(Phase.FINISHED))
+
+
+def test_a_stop_string_ends_its_own_choice_alone() -> None:
+    it = choices(stop=("ab",))
+    for emit in (say("a", 0), say("a", 1), say("b", 1, 1), say("c", 0, 1), say("z", 1, 2)):
+        it.handle(emit)
+    ((_, _, entries, end),) = it.take()
+    assert [(entry.choice, entry.text) for entry in entries] == [(0, ""), (1, ""), (1, ""), (0, "ac")]
+    assert (it.events(), end) == ([StopFound(REQUEST, 1, 1, 1)], None)
+
+
+def test_a_choice_that_had_ended_before_is_not_waited_for() -> None:
+    it = choices(stop=("ab",), delivered=(Delivered(ids("xa")), Delivered(ids("q"), FinishReason.STOP)))
+    it.handle(say("w", 1, 1))
+    it.handle(say("b", 0, 2))
+    ((_, _, (entry,), end),) = it.take()
+    assert (entry.choice, entry.text, entry.finish, end) == (0, "", FinishReason.STOP, LogEnd(Phase.FINISHED))
+
+
+def test_top_logprobs_are_logged_with_their_tokens_up_to_the_stop() -> None:
+    it = choices(stop=("b",), n=1)
+    best = tuple(((ord(letter), -0.5), (1, -1.0)) for letter in "abc")
+    it.handle(Emit(REQUEST, 1, 0, 0, ids("abc"), (0.0,) * 3, None, best))
+    ((_, _, (entry,), _),) = it.take()
+    assert entry.top_logprobs == best[:2]
