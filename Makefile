@@ -55,6 +55,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.kv_transfer
 	$(BIN)/python -m benchmarks.engine_pace
 	$(BIN)/python -m benchmarks.scheduler_decision
+	$(BIN)/python -m benchmarks.prefix_cache
 	$(BIN)/python -m benchmarks.fabric_cost
 	$(BIN)/python -m benchmarks.sse_streams
 
