@@ -25,6 +25,8 @@ class RequestRecord:
     def token(self, now: float, count: int) -> None:
         if self.first_at is None:
             self.first_at = now
+        elif count == 1:
+            self.gaps.append(now - self.last_at)
         else:
             self.gaps += [(now - self.last_at) / count] * count
         self.last_at = now

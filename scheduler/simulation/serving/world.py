@@ -17,7 +17,7 @@ from scheduler.simulation.serving.scheduler_node import SchedulerNode
 from scheduler.simulation.serving.trace import Arrival, clipped
 from scheduler.simulation.serving.worker_node import WorkerNode, as_ref
 from shared.messages import Assign, Control, Report, Submission, WorkerInfo
-from shared.types import Phase, RequestId, RequestSpec, SamplingParams, WorkerRef
+from shared.types import RequestId, RequestSpec, SamplingParams, WorkerRef
 from workers.settings import WorkerSettings
 
 LIMIT_S = 1e6
@@ -125,9 +125,9 @@ class ServingWorld:
     def pulled(self, request_id: RequestId, good_tokens: int) -> None:
         self.requests[int(request_id)].cut = good_tokens
 
-    def emitted(self, request_id: RequestId, worker: WorkerRef, tokens: int) -> None:
-        self.requests[int(request_id)].token(self.agenda.now, tokens)
+    def emitted(self, request_id: RequestId, tokens: int, at: float) -> None:
+        self.requests[int(request_id)].token(at, tokens)
 
-    def ended(self, request_id: RequestId, phase: Phase) -> None:
+    def ended(self, request_id: RequestId) -> None:
         self.requests[int(request_id)].ended_at = self.agenda.now
         self._left -= 1
