@@ -137,9 +137,7 @@ class CoreMemory(CorePulls):
         for owned in self.owned.values():
             if owned.ended or owned.intake or owned.source:
                 continue
-            for sequence in owned.choices:
-                if (sequence.blocks and not self._preempted) or self.may_start(owned, sequence):
-                    found.append(sequence)
+            found += [each for each in owned.choices if (each.blocks and not self._preempted) or self.may_start(owned, each)]
         self._noting = False
         return found
 

@@ -1,4 +1,4 @@
-"""Steps without arrays: a device model asks a step for its shape alone. Which tokens of which sequences it holds is the real batching's choice."""
+"""Steps without arrays: a device model asks a step for its shape alone. What is in a step is the real batching's choice."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ SAMPLE = Sample(0, SamplingParams(max_tokens=1, temperature=0.0), 0, 0)
 """Of every row that samples: nobody computes it."""
 
 
+NO_WORK = StepShape(0, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ShapedPlan(StepPlan):
     """A plan whose arrays are empty, for nobody to compute."""
 
-    shape: StepShape = StepShape(0, 0, 0, 0)
+    shape: StepShape = NO_WORK
 
 
 class ShapeBuilder(StepBuilder):

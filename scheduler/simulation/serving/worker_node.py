@@ -49,7 +49,7 @@ class WorkerNode:
     def __init__(self, world: ServingWorld, info: WorkerInfo, settings: WorkerSettings, device: Device) -> None:
         self._world, self._agenda = world, world.agenda
         self.info, self.ref = info, info.ref
-        self.record = WorkerRecord(info.ref.worker)
+        self.record = WorkerRecord(info.ref.worker, info.total_blocks)
         self._core = ShapedCore(settings)
         self._device = device
         self._plans: deque[ShapedPlan] = deque()
