@@ -83,16 +83,27 @@ def simulate(
     requests: Annotated[int, typer.Option(min=1, help="The first so many requests of the trace.")] = 1000,
     rate: Annotated[float | None, typer.Option(min=0.0, help="Requests a second instead of the trace's own times; 0: all at once.")] = None,
     poisson: Annotated[bool, typer.Option("--poisson", help="Gaps of a Poisson process at --rate.")] = False,
+    workers: Annotated[
+        list[str] | None, typer.Option(help="NAME=COUNT: so many workers of this kind instead of the file's; repeatable.")
+    ] = None,
+    link_gb_s: Annotated[float | None, typer.Option(min=0.001, help="Between any two workers instead of the file's, GB/s one way.")] = None,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Of every worker's step instead of the file's.")] = None,
     ttft: Annotated[float, typer.Option(min=0.0, help="Target for goodput: seconds to the first token.")] = 2.0,
     itl: Annotated[float, typer.Option(min=0.0, help="Target for goodput: seconds between tokens, a request's mean.")] = 0.1,
+    itl_p99: Annotated[
+        float, typer.Option(min=0.0, help="One limit for all: seconds between tokens at p99; the table marks who breaks it.")
+    ] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the noise in measured profiles, and of --poisson.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for figures.json, plots and index.html.")] = None,
 ) -> None:
     """Serves a trace on a cluster that need not exist, under each policy, with the scheduler's and the workers' own code."""
     from cli.simulate import SimulateSettings, run_simulate
     from scheduler.simulation.serving.figures import Targets
+    from scheduler.simulation.serving.what_if import WhatIf
 
-    run_simulate(SimulateSettings(cluster, trace, tuple(policy), requests, rate, poisson, Targets(ttft, itl), seed, out))
+    what_if = WhatIf(tuple(workers or ()), link_gb_s, token_budget)
+    targets = Targets(ttft, itl, itl_p99)
+    run_simulate(SimulateSettings(cluster, trace, tuple(policy), requests, rate, poisson, targets, seed, what_if, out))
 
 
 @app.command()
