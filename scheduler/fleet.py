@@ -10,7 +10,7 @@ from scheduler.ordered import Ordered
 from scheduler.requests import HeadStart, LiveRequest
 from scheduler.view import NOTHING, Amount, Roles, WorkerView
 from shared.messages import Control, Report, WorkerInfo, WorkerState
-from shared.profile import Profile
+from shared.profile import Profile, StepShape
 from shared.types import GRANULE_TOKENS, AssistId, JobSeq, RequestId, WorkerId, WorkerRef
 
 SPEED_CHUNK = 512
@@ -110,6 +110,8 @@ class Worker:
             self.decodes,
             self.decode_context,
             sum(held.grows for held in self.head_starts.values()),
+            sum(held.limit - held.offered for held in self.head_starts.values() if held.grows),
+            info.usd_per_hour,
         )
 
     def check(self) -> None:
@@ -131,8 +133,9 @@ class Worker:
 class Fleet:
     """All live workers, their views, and who of them is free. `refresh` keeps the three together."""
 
-    def __init__(self, max_assists: int) -> None:
+    def __init__(self, max_assists: int, itl_target_s: float = 0.0) -> None:
         self._max_assists = max_assists
+        self._itl_target_s = itl_target_s
         self._workers: dict[WorkerRef, Worker] = {}
         self._views: dict[WorkerRef, WorkerView] = {}
         self._free: dict[WorkerRef, tuple[float, int, WorkerRef]] = {}
@@ -144,6 +147,8 @@ class Fleet:
         self.idle_assistants: Ordered[tuple[float, WorkerRef]] = Ordered()
         """(-speed, ref): the fastest first."""
         self.soon_free: set[WorkerRef] = set()
+        self.full: set[WorkerRef] = set()
+        """Owners whose decodes leave no room for anybody else."""
         self.news: set[WorkerRef] = set()
         """Free owners whose figures changed since they were last asked."""
         self.roles = Roles()
@@ -208,6 +213,8 @@ class Fleet:
         if view.ref in self.roles.owners:
             if view.soon_free:
                 self.soon_free.add(view.ref)
+            if view.full or self._too_slow(view):
+                self.full.add(view.ref)
             if view.free.tokens > 0 and (view.free.sequences > 0 or view.head_starts):
                 self._free[view.ref] = (standard_seconds(view), -view.free.blocks, view.ref)
                 self.free_owners.add(self._free[view.ref])
@@ -216,12 +223,18 @@ class Fleet:
             self._idle[view.ref] = (-view.speed, view.ref)
             self.idle_assistants.add(self._idle[view.ref])
 
+    def _too_slow(self, view: WorkerView) -> bool:
+        """Its decodes alone take as long as a token may."""
+        decodes = StepShape(0, 0, view.decodes, view.decode_context)
+        return self._itl_target_s > 0 and view.decodes > 0 and view.profile.step_seconds(decodes) >= self._itl_target_s
+
     def _could_assist(self, view: WorkerView) -> bool:
         room = view.free.blocks * view.block_tokens >= GRANULE_TOKENS
         return room and view.free.sequences > 0 and view.growing < self._max_assists
 
     def _unlist(self, ref: WorkerRef) -> None:
         self.soon_free.discard(ref)
+        self.full.discard(ref)
         self.news.discard(ref)
         if (free := self._free.pop(ref, None)) is not None:
             self.free_owners.remove(free)

@@ -16,6 +16,8 @@ from shared.fabric import WriteStatus
 from shared.messages import Assign, AssistOrder, Source, StopAssist
 from shared.types import AssistId, Phase, WorkerRef
 
+MAX_DECLINED = 4
+"""Low-ends that may decline before nobody else is asked."""
 CONSIDERED = 4
 """Workers whose score parts are told in the story."""
 
@@ -66,15 +68,31 @@ class Placement:
         return fleet.views[min(fleet.news)] if fleet.news else None
 
     def _assist_all(self, now: float) -> None:
-        while self._state.backlog.bare_length and (best := self._state.fleet.idle_assistants.at(0)) is not None:
-            assist = self._policy.assist(self.view(), self._state.fleet.views[best[-1]])
-            if assist is None:
-                return
-            self._order(self._state.fleet.views[best[-1]], assist, now)
+        """The fastest low-end first; one that declines may stand before others that do not, a few of whom are asked too."""
+        backlog, fleet, declined = self._state.backlog, self._state.fleet, 0
+        while backlog.line_length and declined < MAX_DECLINED and (best := fleet.idle_assistants.at(declined)) is not None:
+            view = fleet.views[best[-1]]
+            match self._policy.assist(self.view(), view):
+                case Assist() as assist:
+                    self._order(view, assist, now)
+                case Take() as take:
+                    self._assign(view, take, now)
+                case None:
+                    declined += 1
 
     def view(self) -> ClusterView:
         fleet = self._state.fleet
-        return ClusterView(fleet.views, self._state.backlog, fleet.roles, len(fleet.soon_free), self._state.prefixes, fleet.is_free_owner)
+        helper, full = fleet.idle_assistants.at(0), bool(fleet.full) and len(fleet.full) == len(fleet.roles.owners)
+        return ClusterView(
+            fleet.views,
+            self._state.backlog,
+            fleet.roles,
+            len(fleet.soon_free),
+            self._state.prefixes,
+            fleet.is_free_owner,
+            helper[-1] if helper else None,
+            full,
+        )
 
     # -- an owner takes
 

@@ -206,6 +206,8 @@ class WorkerInfo:
     max_model_tokens: int
     prefix_cache: bool = True
     """Whether it keeps the KV of what it computed for prompts that begin alike."""
+    usd_per_hour: float = 0.0
+    """What it costs to have it; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
