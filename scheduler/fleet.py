@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from types import MappingProxyType
 
 from scheduler.cost_model import standard_seconds
@@ -15,6 +17,16 @@ from shared.types import GRANULE_TOKENS, AssistId, JobSeq, RequestId, WorkerId, 
 
 SPEED_CHUNK = 512
 NO_JOB = JobSeq(0, 0)
+
+
+class Standing(StrEnum):
+    """What a worker is to a request that is being placed; all but the first say why it is not given to that worker."""
+
+    FREE = "free"
+    NO_CREDIT = "no token credit"
+    NO_ROOM = "no room"
+    HELPS = "gives head starts"
+    AWAY = "draining"
 
 
 class Worker:
@@ -151,6 +163,9 @@ class Fleet:
         """Owners whose decodes leave no room for anybody else."""
         self.news: set[WorkerRef] = set()
         """Free owners whose figures changed since they were last asked."""
+        self._standing: dict[WorkerRef, Standing] = {}
+        self.standings: Counter[Standing] = Counter()
+        """How many workers could, or could not, be given a request now, and why."""
         self.roles = Roles()
         self.largest = 0
         """Tokens of one sequence that the largest member could hold."""
@@ -209,7 +224,22 @@ class Fleet:
                 self.refresh(worker)
         self.largest = max((view.capacity_tokens for view in self._views.values()), default=0)
 
+    def standing(self, ref: WorkerRef) -> Standing:
+        return self._standing.get(ref, Standing.AWAY)
+
+    def _stand(self, view: WorkerView) -> Standing:
+        if view.ref in self._free:
+            return Standing.FREE
+        if view.ref in self.roles.owners:
+            return Standing.NO_ROOM if view.ref in self.full else Standing.NO_CREDIT
+        return Standing.HELPS if view.ref in self.roles.assistants else Standing.AWAY
+
     def _list(self, view: WorkerView) -> None:
+        self._queue(view)
+        standing = self._standing[view.ref] = self._stand(view)
+        self.standings[standing] += 1
+
+    def _queue(self, view: WorkerView) -> None:
         if view.ref in self.roles.owners:
             if view.soon_free:
                 self.soon_free.add(view.ref)
@@ -235,6 +265,8 @@ class Fleet:
     def _unlist(self, ref: WorkerRef) -> None:
         self.soon_free.discard(ref)
         self.full.discard(ref)
+        if (standing := self._standing.pop(ref, None)) is not None:
+            self.standings[standing] -= 1
         self.news.discard(ref)
         if (free := self._free.pop(ref, None)) is not None:
             self.free_owners.remove(free)
@@ -248,5 +280,7 @@ class Fleet:
         assert set(self._views) <= set(self._workers)
         assert len(self.free_owners) == len(self._free)
         assert len(self.idle_assistants) == len(self._idle)
+        assert +self.standings == Counter(self._standing.values())
+        assert set(self._standing) == set(self._views)
         assert self.news <= set(self._free), "somebody who is not free would be asked"
         assert not self.gone & set(self._workers), "a worker that is gone is listed"

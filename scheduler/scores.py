@@ -43,7 +43,7 @@ class Score:
     usd: float
     """Dollars of its time that this request takes; 0: its price is not known."""
     output: int
-    """Tokens that such requests generate on average."""
+    """Tokens that such requests generate, as much as is reserved for: rather a long answer than a short one."""
 
     @property
     def ttft_s(self) -> float:
@@ -68,7 +68,7 @@ def score(
     pull = pull_seconds(worker, giver, cut - cached) if giver is not None and cut > cached else 0.0
     start = max(cut, cached)
     blocks = assign_amount(worker, waiting, start).blocks
-    output = waiting.mean_output or waiting.expected_output
+    output = waiting.expected_output
     return Score(
         worker.ref,
         role,

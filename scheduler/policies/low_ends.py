@@ -16,6 +16,8 @@ from shared.types import WorkerRef
 
 MAX_HOLDERS = 8
 """Workers that hold a prompt's beginning and are compared, the longest first."""
+MARGIN = 2.0
+"""A low-end must be so many times as soon: a longer answer than expected takes it longer than it would take an owner."""
 MAX_WHOLE = 8
 """Waiting requests that one decision considers to serve whole."""
 
@@ -93,14 +95,14 @@ class LowEnds:
     # -- whole requests
 
     def _whole(self, view: ClusterView, worker: WorkerView) -> Take | None:
-        """The first request that this worker would finish sooner than the owners, who have others before it."""
+        """The first request that this worker would finish much sooner than the owners, who have others before it."""
         owner = self._owner(view)
         if owner is None:
             return None
         for waiting in self._candidates(view, worker, owner):
             cut = useful_cut(view, worker, waiting)
             here = self._score(view, worker, waiting, cut)
-            if self._in_time(here) and here.finish_s < self._finish_there(view, owner, waiting):
+            if self._in_time(here) and MARGIN * here.finish_s < self._finish_there(view, owner, waiting):
                 return Take(waiting.request_id, cut)
         return None
 
@@ -121,7 +123,7 @@ class LowEnds:
         typical = next(view.waiting.first(1), None)
         if typical is None:
             return
-        late = self._score(view, worker, typical, 0).finish_s - score(owner, typical).finish_s
+        late = MARGIN * self._score(view, worker, typical, 0).finish_s - score(owner, typical).finish_s
         skip = max(0, int(late / self._between(view, owner, typical)))
         for waiting in (*own, *islice(view.waiting.first(skip + MAX_WHOLE, skip), MAX_WHOLE)):
             if waiting is not None and fits(worker, waiting):
