@@ -99,7 +99,7 @@ class Placement:
         assert worker is not None
         if not fits(view, waiting):
             raise ValueError(f"policy {self._policy.name} gave {request!r} to {worker!r}, where it does not fit")
-        story = placement_story(self._state, self._policy.name, request, view, take)
+        story = placement_story(self._state, self._policy.name, request, waiting, view, take)
         self._state.backlog.remove(request)
         request.enter(Stage.PLACING)
         request.owner, request.seq, request.placed_at = view.ref, self._state.next_job(), now

@@ -21,9 +21,11 @@ SLOWER, NO_ROOM = "slower", "no room"
 DIGITS = 6
 
 
-def placement_story(state: State, policy: str, request: LiveRequest, chosen: WorkerView, take: Take) -> dict[str, object]:
+def placement_story(
+    state: State, policy: str, request: LiveRequest, waiting: WaitingView, chosen: WorkerView, take: Take
+) -> dict[str, object]:
     """In figures; called before the placement is written down."""
-    waiting, held = state.backlog.view(request), request.head_start
+    held = request.head_start
     giver = state.fleet.views.get(held.worker) if held is not None else None
     considered, lost = _considered(state, waiting, chosen, giver, take)
     return {
