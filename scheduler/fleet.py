@@ -122,6 +122,7 @@ class Worker:
             self.decodes,
             self.decode_context,
             sum(held.grows for held in self.head_starts.values()),
+            info.role,
             sum(held.limit - held.offered for held in self.head_starts.values() if held.grows),
             info.usd_per_hour,
         )

@@ -58,6 +58,8 @@ class WorkerView:
     """Tokens of context of those."""
     growing: int = 0
     """Head starts that it still has to compute. Finished ones only take memory."""
+    role: str = ""
+    """`low` or `high` where its operator said so; empty: its speed says."""
     growing_tokens: int = 0
     """Tokens of those that are not offered yet."""
     usd_per_hour: float = 0.0
