@@ -17,12 +17,12 @@ class Backlog:
     """Ordered by (priority, deadline, arrival); a second order holds those without a head start.
 
     A request that no member could hold is shelved, so that it does not stand before those that can be served.
-    `expect` estimates the output of a request for its memory, `mean` for its time.
+    `expect` estimates the output of a request for its memory, `mean` for its time (by default the same).
     """
 
-    def __init__(self, expect: Callable[[LiveRequest], int], mean: Callable[[LiveRequest], int], look_ahead: int) -> None:
+    def __init__(self, expect: Callable[[LiveRequest], int], look_ahead: int, mean: Callable[[LiveRequest], int] | None = None) -> None:
         self._expect = expect
-        self._mean = mean
+        self._mean = mean or expect
         self._look_ahead = look_ahead
         self._line: Ordered[Key] = Ordered()
         self._bare: Ordered[Key] = Ordered()

@@ -78,7 +78,7 @@ class WorkerView:
     @property
     def full(self) -> bool:
         """Its decodes leave no place or hardly any KV memory: it could not take another request, however idle its next step is."""
-        return self.owned > 0 and (self.free.sequences <= 0 or self.free.blocks * FULL_SHARE < self.total_blocks)
+        return self.owned + self.decodes > 0 and (self.free.sequences <= 0 or self.free.blocks * FULL_SHARE < self.total_blocks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,16 +123,21 @@ class LowEnds:
         typical = next(view.waiting.first(1), None)
         if typical is None:
             return
-        late = MARGIN * self._score(view, worker, typical, 0).finish_s - score(owner, typical).finish_s
+        late = MARGIN * self._score(view, worker, typical, 0).finish_s - self._once_there(view, owner, typical)
         skip = max(0, int(late / self._between(view, owner, typical)))
         for waiting in (*own, *islice(view.waiting.first(skip + MAX_WHOLE, skip), MAX_WHOLE)):
             if waiting is not None and fits(worker, waiting):
                 yield waiting
 
     def _finish_there(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
-        """The line before it, its prefill, its decode in steps of decodes alone: rather too early than too late."""
-        there = score(replace(owner, queued_tokens=0), waiting, giver=giver_of(view, waiting), cut=useful_cut(view, owner, waiting))
-        return view.waiting.place(waiting.request_id) * self._between(view, owner, waiting) + there.finish_s
+        """The line before it comes first."""
+        place = view.waiting.place(waiting.request_id)
+        return place * self._between(view, owner, waiting) + self._once_there(view, owner, waiting)
+
+    def _once_there(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
+        """Prefill at once, then decode in steps of decodes alone: rather too short than too long."""
+        idle, cut = replace(owner, queued_tokens=0, growing_tokens=0), useful_cut(view, owner, waiting)
+        return score(idle, waiting, giver=giver_of(view, waiting), cut=cut).finish_s
 
     def _between(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
         """As `_between_takes`; where memory is what lacks, a take waits for a decode to end."""
@@ -140,7 +145,7 @@ class LowEnds:
         if not view.decode_bound:
             return between
         output = waiting.mean_output or waiting.expected_output
-        return max(between, output * itl_seconds(owner, waiting.num_tokens) / max(1, owner.owned * len(view.roles.owners)))
+        return max(between, output * itl_seconds(owner, waiting.num_tokens) / (max(1, owner.owned, owner.decodes) * len(view.roles.owners)))
 
     def _score(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, cut: int) -> Score:
         cached = view.prefixes.cached_tokens(worker.ref, waiting.prefix, waiting.num_tokens)
