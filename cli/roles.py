@@ -80,6 +80,11 @@ def scheduler(
     grace_s: Annotated[float, typer.Option(min=0, help="How long a request lives after its client has left.")] = 10.0,
     max_crashes: Annotated[int, typer.Option(min=1, help="Attempts that ended in a crash before a request fails.")] = 3,
     max_waiting: Annotated[int, typer.Option(min=1, help="Waiting requests beyond which more are refused.")] = 10_000,
+    ttft_target_s: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to the first token that are good enough: cheaper low-ends may take the request; 0: none."),
+    ] = 0.0,
+    itl_target_s: Annotated[float, typer.Option(min=0, help="Seconds between tokens that are good enough; 0: no target.")] = 0.0,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
@@ -98,6 +103,8 @@ def scheduler(
         pool=pool,
         policy=policy,
         cut=cut,
+        ttft_target_s=ttft_target_s,
+        itl_target_s=itl_target_s,
         liveness_s=liveness_s,
         grace_s=grace_s,
         max_crashes=max_crashes,
@@ -132,6 +139,9 @@ def worker(
             callback=one_of("auto", "low", "high"),
         ),
     ] = "auto",
+    usd_per_hour: Annotated[
+        float, typer.Option(min=0, envvar="HEADSTART_USD_PER_HOUR", help="What this device costs; 0: unknown, no decision rests on it.")
+    ] = 0.0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
     fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
     drain_s: Annotated[
@@ -171,6 +181,7 @@ def worker(
         staging_bytes=staging_mib << 20,
         slowdown=slowdown,
         role="" if role == "auto" else role,
+        usd_per_hour=usd_per_hour,
         threads=threads,
         fake_kv_bytes=fake_kv_bytes,
         drain_s=drain_s,

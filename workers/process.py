@@ -67,6 +67,7 @@ class WorkerProcessSettings:
     staging_bytes: int = 128 << 20
     slowdown: float = 1.0
     role: str = ""
+    usd_per_hour: float = 0.0
     threads: int = 0
     drain_s: float = 30.0
     max_assists: int = 2
@@ -219,6 +220,7 @@ def worker_info(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine,
         max_model_tokens=engine.max_model_tokens,
         prefix_cache=settings.prefix_cache,
         role=settings.role,
+        usd_per_hour=settings.usd_per_hour,
     )
 
 

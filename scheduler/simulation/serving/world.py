@@ -65,6 +65,7 @@ class ServingWorld:
             kind.max_sequences,
             budget,
             longest,
+            usd_per_hour=kind.gpu.usd_per_hour or 0.0,
         )
         settings = WorkerSettings(
             ref,
