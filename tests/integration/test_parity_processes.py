@@ -50,7 +50,7 @@ def plan_of(folder: Path) -> SystemPlan:
 async def test_every_length_and_every_cut(model: tuple[Pool, Reference, str]) -> None:
     pool, truth, kind = model
     for cut in CASES[kind]:
-        async with pool.scheduled(SchedulerSettings(policy="fixed_cut", cut_tokens=cut)):
+        async with pool.scheduled(SchedulerSettings(policy="fixed-cut", cut_tokens=cut)):
             for length in LENGTHS if cut == GRANULE_TOKENS else (LONG,):
                 await one_request(pool, truth, length, cut)
 

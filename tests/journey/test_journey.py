@@ -72,7 +72,7 @@ def plan_of(redis_url: str) -> SystemPlan:
         workers=(WorkerPlan("low", (*fake, "--slowdown", "4")), WorkerPlan("high", fake)),
         redis_url=redis_url,
         ports=(0, 0),
-        scheduler_options=("--policy", "fixed_cut", "--cut", str(CUT)),
+        scheduler_options=("--policy", "fixed-cut", "--cut", str(CUT)),
     )
 
 

@@ -18,8 +18,8 @@ MAX_HOLDERS = 8
 """Workers that hold a prompt's beginning and are compared, the longest first."""
 
 
-class TakeWhenFree:
-    name = "take_when_free"
+class Headstart:
+    name = "headstart"
     waits_for_head_starts = False
 
     def __init__(self, settings: SchedulerSettings) -> None:
