@@ -65,8 +65,9 @@ class Cell:
         steps = " ".join(f"{name} {ms:.0f}" for name, ms in self.step_ms.items())
         served = "+".join(map(str, self.served.values()))
         starts = "/".join(map(str, self.head_starts.values()))
+        rate = f"{self.requests_per_s:6.2f} req/s (steady {self.steady_per_s:6.2f}) {self.tokens_per_s:5.0f} tok/s"
         return (
-            f"{self.round} {load:>4} {self.policy:26} {self.requests_per_s:6.2f} req/s (steady {self.steady_per_s:6.2f}) {self.tokens_per_s:5.0f} tok/s"
+            f"{self.round} {load:>4} {self.policy:26} {rate}"
             f"  TTFT {ttft[0]:6.2f} {ttft[1]:6.2f} s  ITL {itl[0] * 1e3:4.0f} {itl[1] * 1e3:5.0f} ms  cut {self.cut_share:4.0%}"
             f"  head starts {starts} {self.moved_mib:6.1f} MiB  served {served}  step ms {steps}  CPU {cpu}"
         )

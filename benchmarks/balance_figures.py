@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
+
+import numpy as np
 
 from benchmarks.balance_cell import Cell
 from benchmarks.intervals import quantile_ratio_interval, ratio_interval
@@ -25,7 +27,7 @@ class Cells:
     def __init__(self, cells: Iterable[Cell]) -> None:
         self._cells = sorted(cells, key=lambda cell: (cell.load, cell.policy, cell.round))
 
-    def __iter__(self) -> Iterable[Cell]:
+    def __iter__(self) -> Iterator[Cell]:
         return iter(self._cells)
 
     def of(self, policy: str, load: float = 0.0) -> list[Cell]:
@@ -54,16 +56,19 @@ class Cells:
 
 def rows(cells: Cells) -> list[Row]:
     """Every comparison that the run allows."""
+    if OURS not in cells.policies:
+        return []
     rivals = {"disaggregation": cells.best(DISAGGREGATED), HIGH_ONLY: cells.best([HIGH_ONLY]), "data parallel": cells.best(DATA_PARALLEL)}
     promised = [_throughput(cells, rival, TARGETS[kind]) for kind, rival in rivals.items() if rival]
     others = [_throughput(cells, policy, None) for policy in cells.policies if policy not in (OURS, *rivals.values())]
     variant = rivals["data parallel"]
     tails = [row for load in cells.loads if variant and cells.of(variant, load) for row in _tails(cells, variant, load)]
-    return [*promised, *others, *tails] if OURS in cells.policies else []
+    return [*promised, *others, *tails]
 
 
 def _throughput(cells: Cells, rival: str, target: float | None) -> Row:
-    interval = ratio_interval(*([cell.requests_per_s for cell in cells.of(policy)] for policy in (OURS, rival)))
+    rates = {policy: [cell.requests_per_s for cell in cells.of(policy)] for policy in (OURS, rival)}
+    interval = ratio_interval(rates[OURS], rates[rival])
     ours, theirs = cells.throughput(OURS), cells.throughput(rival)
     return Row("throughput, all at once", "req/s", ours, theirs, rival, target, interval=(interval.low, interval.high))
 
@@ -81,18 +86,16 @@ def _tail(name: str, ours: Sequence[Cell], theirs: Sequence[Cell], samples: Call
     """The figure itself, and the upper bound of its ratio beside its limit. The rows' ratio is above 1 where ours is better."""
     mine, other = ([samples(cell) for cell in side] for side in (ours, theirs))
     interval = quantile_ratio_interval(mine, other, 99)
-    seconds = [quantile_of(side, 99) for side in (mine, other)]
+    slow, slower = quantile_of(mine, 99), quantile_of(other, 99)
     variant = theirs[0].policy
     return [
-        Row(name, "s", *seconds, variant, None, lower_is_better=True, interval=(1 / interval.high, 1 / interval.low)),
+        Row(name, "s", slow, slower, variant, None, lower_is_better=True, interval=(1 / interval.high, 1 / interval.low)),
         Row(f"{name}: upper bound of the ratio", "x", interval.high, TAIL_LIMIT, f"the limit against {variant}", 1.0, lower_is_better=True),
     ]
 
 
 def quantile_of(rounds: Sequence[Sequence[float]], percent: float) -> float:
     """Of all rounds' samples together."""
-    import numpy as np
-
     return float(np.percentile([sample for samples in rounds for sample in samples], percent))
 
 
@@ -114,7 +117,8 @@ def _line(cells: Cells, policy: str, load: float) -> str:
 
     steps = " ".join(f"{name} {median(cell.step_ms[name] for cell in there):.0f}" for name in there[0].step_ms)
     return (
-        f"{f'{load:.0%}' if load else 'all':>5} {policy:26} {cells.throughput(policy, load):6.2f} {mid(lambda cell: cell.steady_per_s):6.2f}"
+        f"{f'{load:.0%}' if load else 'all':>5} {policy:26}"
+        f" {mid(lambda cell: cell.requests_per_s):6.2f} {mid(lambda cell: cell.steady_per_s):6.2f}"
         f" {mid(lambda cell: cell.tokens_per_s):6.0f} {quantile_of(ttft, 50):8.2f} {quantile_of(ttft, 99):6.2f}"
         f" {quantile_of(itl, 50) * 1e3:7.0f} {quantile_of(itl, 99) * 1e3:5.0f} {mid(lambda cell: cell.cut_share):5.0%}"
         f" {mid(lambda cell: cell.moved_mib):6.1f} {mid(lambda cell: float(cell.head_starts['wasted'])):6.0f}"

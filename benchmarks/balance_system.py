@@ -18,12 +18,15 @@ from cli.system import System, SystemPlan, WorkerPlan
 from shared.messages import WorkerInfo
 from shared.redis_fabric import RedisFabric
 from shared.server import free_port
+from shared.types import PoolId
 from tests.support.scrape import Scraped, scrape
 from tests.support.waiting import eventually
 
-POOL = "balance"
+POOL = PoolId("balance")
 HIGH, LOW = "high", "low"
 SETTLE_S = 120.0
+BUSY = ("num_requests_running", "num_requests_waiting", "num_head_starts")
+"""Gauges that are zero when a worker holds nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,7 @@ class Rig:
         if (await self.fabric.pool_status()).live:
             return False
         seen = [await scrape(self.ports[name]) for name in self.groups]
-        return not any(
-            one(f"headstart:{what}") for one in seen for what in ("num_requests_running", "num_requests_waiting", "num_head_starts")
-        )
+        return not any(one(f"headstart:{what}") for one in seen for what in BUSY)
 
     async def series(self) -> dict[str, Scraped]:
         return {name: await scrape(port) for name, port in self.ports.items()}
