@@ -116,7 +116,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--token-budget", type=int, default=256)
-    parser.add_argument("--max-sequences", type=int, default=32)
+    parser.add_argument("--max-sequences", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     usual = (1, 60, QUICK_POLICIES, ()) if options.quick else (5, 300, POLICIES, LOADS)
