@@ -49,7 +49,7 @@ class Case:
     truth: Reference | None = None
 
     def low(self, module: str = "cli") -> WorkerPlan:
-        return WorkerPlan("low", (*self.options, "--slowdown", "4"), module)
+        return WorkerPlan("low", (*self.options, "--slowdown", "4", "--role", "low"), module)
 
     def high(self, name: str = "high", slowdown: float = 1) -> WorkerPlan:
         return WorkerPlan(name, (*self.options, "--slowdown", str(slowdown)))

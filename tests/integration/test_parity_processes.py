@@ -42,7 +42,7 @@ def plan_of(folder: Path) -> SystemPlan:
     Nothing is cached: every cut must cross the wire, also where a prompt begins like an earlier one.
     """
     common = ("--kv-mib", "8", "--threads", "1", "--no-prefix-cache")
-    low = WorkerPlan("low", ("--slowdown", "4", "--block-tokens", "32", "--token-budget", "96", *common))
+    low = WorkerPlan("low", ("--slowdown", "4", "--role", "low", "--block-tokens", "32", "--token-budget", "96", *common))
     high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "64", *common))
     return SystemPlan(folder, "tiny", (low, high), ports=(), schedulers=0)
 

@@ -27,7 +27,10 @@ LENGTHS = tuple(GRANULE_TOKENS + 1 + at * 7 % 40 for at in range(REQUESTS))
 
 def plan_of(folder: Path) -> SystemPlan:
     """The low-end gives many head starts at once: the owner never waits for work."""
-    low = WorkerPlan("low", ("--slowdown", "2", "--block-tokens", "32", "--max-assists", str(AT_ONCE), "--kv-mib", "8", "--threads", "1"))
+    low = WorkerPlan(
+        "low",
+        ("--slowdown", "2", "--role", "low", "--block-tokens", "32", "--max-assists", str(AT_ONCE), "--kv-mib", "8", "--threads", "1"),
+    )
     high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "512", "--kv-mib", "1", "--threads", "1"))
     return SystemPlan(folder, "tiny", (low, high), ports=(), schedulers=0)
 
