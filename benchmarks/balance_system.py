@@ -132,6 +132,8 @@ def _system_plan(plan: RigPlan, groups: dict[str, CpuGroup], ports: dict[str, in
         for name, limits in plan.limits.items()
     )
     env = {GROUPS_VARIABLE: json.dumps({name: str(group.procs) for name, group in groups.items()}), "OMP_NUM_THREADS": "1"}
+    # Profiles of this run alone: one that was kept from a busy day would decide today's placements.
+    env["HEADSTART_PROFILES"] = str(plan.model.parent / "profiles")
     return SystemPlan(plan.model, plan.model.name, workers, pool=POOL, ports=(), schedulers=0, env=env)
 
 
