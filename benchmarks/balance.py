@@ -25,6 +25,7 @@ from benchmarks.balance_system import HIGH, LOW, Limits, Rig, RigPlan, running
 from benchmarks.balance_trace import scaled
 from benchmarks.rows import RESULTS, write_rows
 from scheduler.simulation.serving.trace import Arrival, at_rate, read_trace
+from shared.processes import on_stop_signals
 
 LOADS = (0.8, 0.95)
 QUICK_POLICIES = (OURS, HIGH_ONLY, DATA_PARALLEL[-1])
@@ -39,7 +40,7 @@ def main() -> None:
     controller = find_controller()
     if isinstance(controller, str):
         sys.exit(f"SKIPPED, nothing was measured: no worker's CPU can be limited here ({controller}); run it as root")
-    cells = asyncio.run(run(options, controller))
+    cells = asyncio.run(stoppable(options, controller))
     print("\n" + table(cells) + "\n")
     report(cells, quick=options.quick)
 
@@ -52,6 +53,13 @@ def report(cells: Cells, *, quick: bool) -> None:
     write_rows("balance", rows(cells))
     (RESULTS / "balance_cells.json").write_text(json.dumps([cell.brief() for cell in cells], indent=1) + "\n")
     save_plot(cells, RESULTS / "balance.png")
+
+
+async def stoppable(options: argparse.Namespace, controller: Controller) -> Cells:
+    """A stop signal ends it in good order: neither a worker nor a CPU group stays behind."""
+    running_ = asyncio.ensure_future(run(options, controller))
+    on_stop_signals(running_.cancel)
+    return await running_
 
 
 async def run(options: argparse.Namespace, controller: Controller) -> Cells:

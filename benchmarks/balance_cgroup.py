@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
 PERIOD_US = 10_000
 """A throttled process stands still for up to a period: at the kernel's usual 100 ms that would be the latency that is measured."""
 LEAVE_S = 10.0
+PREFIX = "headstart-bench-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,25 @@ def _try(controller: Controller) -> None:
         children = controller.root / "cgroup.subtree_control"
         if "cpu" not in children.read_text().split():
             children.write_text("+cpu")
-    with CpuGroup(controller, f"headstart-probe-{os.getpid()}", 0.5):
+    with CpuGroup(controller, group_name("probe"), 0.5):
         pass
+
+
+def group_name(purpose: str) -> str:
+    """Of a group of this process."""
+    return f"{PREFIX}{os.getpid()}-{purpose}"
+
+
+def remove_forgotten(controller: Controller) -> list[str]:
+    """Groups whose maker was killed before it could remove them; empty ones only. Their names."""
+    removed: list[str] = []
+    for path in sorted(controller.root.glob(f"{PREFIX}*-*")):
+        maker = path.name.removeprefix(PREFIX).partition("-")[0]
+        if maker.isdigit() and not psutil.pid_exists(int(maker)):
+            with suppress(OSError):
+                path.rmdir()
+                removed.append(path.name)
+    return removed
 
 
 class CpuGroup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.balance_cgroup import Controller, CpuGroup
+from benchmarks.balance_cgroup import Controller, CpuGroup, group_name, remove_forgotten
 from benchmarks.balance_worker import GROUPS_VARIABLE
 from cli.children import Child
 from cli.system import System, SystemPlan, WorkerPlan
@@ -108,10 +107,10 @@ class Rig:
 @asynccontextmanager
 async def running(plan: RigPlan, controller: Controller) -> AsyncIterator[Rig]:
     """Groups, server and workers; returns when the workers have measured themselves under their limits and joined."""
+    remove_forgotten(controller)
     with ExitStack() as stack:
         groups = {
-            name: stack.enter_context(CpuGroup(controller, f"headstart-{os.getpid()}-{name}", limits.cpu_share))
-            for name, limits in plan.limits.items()
+            name: stack.enter_context(CpuGroup(controller, group_name(name), limits.cpu_share)) for name, limits in plan.limits.items()
         }
         ports = {name: free_port() for name in plan.limits}
         async with System(_system_plan(plan, groups, ports)) as system:

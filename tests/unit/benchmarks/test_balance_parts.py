@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.balance_cell import Cell, quantiles, steady
-from benchmarks.balance_cgroup import PERIOD_US, Controller, CpuGroup, candidates, find_controller
+from benchmarks.balance_cgroup import PERIOD_US, PREFIX, Controller, CpuGroup, candidates, find_controller, group_name, remove_forgotten
 from benchmarks.balance_figures import Cells, rows
 from benchmarks.balance_load import Answer
 from benchmarks.balance_trace import Ask, asks, scaled
@@ -77,7 +78,7 @@ def test_a_unified_hierarchy_without_cpu_is_none(tmp_path: Path) -> None:
 def test_where_no_quota_can_be_written_the_reason_is_told(tmp_path: Path) -> None:
     """In a plain folder groups can be made, but hold no control files that a `rmdir` would leave out."""
     version_1(tmp_path)
-    (tmp_path / "cpu" / f"headstart-probe-{os.getpid()}").touch()
+    (tmp_path / "cpu" / group_name("probe")).touch()
     assert "cgroup v1" in str(find_controller(tmp_path))
 
 
@@ -107,10 +108,20 @@ def test_here_a_group_limits_or_the_reason_is_told() -> None:
     if isinstance(found, str):
         assert "cgroup" in found
         return
-    with CpuGroup(found, f"headstart-test-{os.getpid()}", 0.3) as group:
+    with CpuGroup(found, group_name("test"), 0.3) as group:
         assert group.procs.exists()
         assert group.throttled_s() == 0
     assert not group.path.exists()
+
+
+def test_groups_of_the_dead_are_removed_and_no_others(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = [f"{PREFIX}{dead.pid}-high", group_name("low"), "somebody-else"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert remove_forgotten(Controller(tmp_path, 1)) == names[:1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
 
 
 # -- what a client saw
