@@ -38,6 +38,13 @@ RedisUrl = Annotated[
 CeleryUrl = Annotated[
     str, typer.Option(envvar="HEADSTART_CELERY_URL", help="The broker of agents: one server, no cluster; by default the message server.")
 ]
+PoolSecretFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="HEADSTART_POOL_SECRET_FILE",
+        help="A file with the secret that all workers of the pool share (or HEADSTART_POOL_SECRET); it signs transfers of KV.",
+    ),
+]
 Pool = Annotated[str, typer.Option(envvar="HEADSTART_POOL", help="Which pool of workers; one model each.")]
 Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory of a transformers model with its tokenizer.")]
 ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from cli.options import (
     Model,
     NoAuth,
     Pool,
+    PoolSecretFile,
     RedisUrl,
     ServedName,
     device_name,
@@ -136,6 +138,7 @@ def worker(
         bool,
         typer.Option("--prefix-cache/--no-prefix-cache", help="Keep the KV of prompts for later ones of the same tenant that begin alike."),
     ] = True,
+    pool_secret_file: PoolSecretFile = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
@@ -146,6 +149,7 @@ def worker(
     from shared.metrics import MetricsDoor
     from shared.processes import run
     from workers.process import WorkerProcessSettings, serve
+    from workers.tickets import pool_secret_of
 
     logs.configure("worker", log_level, log_format)
     tracing.configure("worker")
@@ -169,6 +173,7 @@ def worker(
         max_assists=max_assists,
         depth=depth,
         prefix_cache=prefix_cache,
+        pool_secret=pool_secret_of(pool_secret_file, os.environ.get("HEADSTART_POOL_SECRET", "")),
         metrics=MetricsDoor(metrics_port, metrics_host),
     )
     run(serve(settings))

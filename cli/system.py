@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ class SystemPlan:
     model: Path
     served_model_name: str
     workers: tuple[WorkerPlan, ...]
-    redis_url: str = ""
+    redis_url: str = field(default="", repr=False)
     pool: str = "default"
     host: str = "127.0.0.1"
     ports: tuple[int, ...] = (0,)
@@ -66,6 +67,8 @@ class System:
         self.ports = tuple(port or free_port() for port in plan.ports)
         self._progress = progress
         self._server = None if plan.redis_url else EmbeddedServer()
+        # A server of our own has no other workers. On another's, ours must agree with those that are there already.
+        self._pool_secret = secrets.token_urlsafe(32) if self._server else ""
 
     @property
     def redis_url(self) -> str:
@@ -128,7 +131,8 @@ class System:
 
     @property
     def _env(self) -> dict[str, str]:
-        return {"HEADSTART_REDIS_URL": self.redis_url, "TOKENIZERS_PARALLELISM": "false", **self.plan.env}
+        secret = {"HEADSTART_POOL_SECRET": self._pool_secret} if self._pool_secret else {}
+        return {"HEADSTART_REDIS_URL": self.redis_url, "TOKENIZERS_PARALLELISM": "false", **secret, **self.plan.env}
 
     async def _launch(self, children: list[Child]) -> None:
         """Returns when the workers among them have joined and every gateway answers.
