@@ -63,3 +63,7 @@ ApiKeys = Annotated[
     typer.Option("--api-key", envvar="HEADSTART_API_KEYS", help="A key that callers may send; repeatable, in the environment with commas."),
 ]
 NoAuth = Annotated[bool, typer.Option("--no-auth", help="No keys, although --host lets other machines in.")]
+ApiKeysFile = Annotated[Path | None, typer.Option(help="A file of API keys' digests and limits: `headstart new-key` writes its lines.")]
+ExtraModels = Annotated[list[str] | None, typer.Option("--extra-model", help="One more model: NAME=DIRECTORY@POOL; repeatable.")]
+RequestRate = Annotated[int, typer.Option("--requests-per-minute", min=0, help="Of each key without a rate of its own; 0: no limit.")]
+TokenRate = Annotated[int, typer.Option("--tokens-per-minute", min=0, help="The same for tokens, prompt and output together.")]
