@@ -1,4 +1,4 @@
-"""The official client against a running system: gateway, scheduler, a low-end and a high-end worker with the demo model's weights.
+"""The official client against a running system: gateway, scheduler, a worker with the demo model's weights.
 
 Every parameter of the three POSTs does here what it says, on real logits; its client checks every answer against its types. The one
 exception is a stream of `/v1/completions`: its `finish_reason` is null until the end, on OpenAI's own servers too, and the client's types
@@ -32,9 +32,8 @@ WORDS = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def url() -> AsyncIterator[str]:
-    common = ("--kv-mib", "16", "--threads", "1")
-    workers = (WorkerPlan("low", ("--slowdown", "4", *common)), WorkerPlan("high", common))
-    async with System(SystemPlan(DEMO, "demo", workers, pool="client")) as system:
+    worker = WorkerPlan("one", ("--kv-mib", "16", "--threads", "1"))
+    async with System(SystemPlan(DEMO, "demo", (worker,), pool="client")) as system:
         yield f"{system.urls[0]}/v1"
 
 
