@@ -79,7 +79,7 @@ def up(
 def simulate(
     cluster: Annotated[Path, typer.Option(help="TOML file: the model and the workers. See examples/clusters.")],
     trace: Annotated[Path, typer.Option(help="An Azure LLM trace (.csv) or a Mooncake trace (.jsonl).")],
-    policy: Annotated[list[str], typer.Option(help="A policy to run; repeatable.")] = ["take_when_free"],  # noqa: B006
+    policy: Annotated[list[str], typer.Option(help="A policy to run; repeatable.")] = ["headstart"],  # noqa: B006
     requests: Annotated[int, typer.Option(min=1, help="The first so many requests of the trace.")] = 1000,
     rate: Annotated[float | None, typer.Option(min=0.0, help="Requests a second instead of the trace's own times; 0: all at once.")] = None,
     poisson: Annotated[bool, typer.Option("--poisson", help="Gaps of a Poisson process at --rate.")] = False,

@@ -74,8 +74,8 @@ def gateway(
 def scheduler(
     redis_url: RedisUrl,
     pool: Pool = "default",
-    policy: Annotated[str, typer.Option(envvar="HEADSTART_POLICY", help="Who gives head starts and who takes.")] = "take_when_free",
-    cut: Annotated[int, typer.Option(min=0, help="For the policy fixed_cut: tokens of every head start.")] = 0,
+    policy: Annotated[str, typer.Option(envvar="HEADSTART_POLICY", help="Who gives head starts and who takes.")] = "headstart",
+    cut: Annotated[int, typer.Option(min=0, help="For the policy fixed-cut: tokens of every head start.")] = 0,
     liveness_s: Annotated[float, typer.Option(min=0.1, help="Silence after which a worker is dead.")] = 3.0,
     grace_s: Annotated[float, typer.Option(min=0, help="How long a request lives after its client has left.")] = 10.0,
     max_crashes: Annotated[int, typer.Option(min=1, help="Attempts that ended in a crash before a request fails.")] = 3,
@@ -125,6 +125,13 @@ def worker(
     slowdown: Annotated[
         float, typer.Option(min=1.0, help="Makes every step this many times as long, to stand in for a slower device.")
     ] = 1.0,
+    role: Annotated[
+        str,
+        typer.Option(
+            help="auto: its measured speed says whether it is low- or high-end; low and high settle it.",
+            callback=one_of("auto", "low", "high"),
+        ),
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
     fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
     drain_s: Annotated[
@@ -163,6 +170,7 @@ def worker(
         kv_bytes=kv_mib << 20,
         staging_bytes=staging_mib << 20,
         slowdown=slowdown,
+        role="" if role == "auto" else role,
         threads=threads,
         fake_kv_bytes=fake_kv_bytes,
         drain_s=drain_s,

@@ -47,7 +47,7 @@ def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
     high_kinds = {device.split(":")[0] for name, device in placed.items() if name.startswith("high")}
     workers = []
     for name, device in placed.items():
-        options = ["--device", device, "--dtype", settings.dtype]
+        options = ["--device", device, "--dtype", settings.dtype, "--role", name.split("-")[0]]
         if device == "cpu":
             options += ["--threads", str(threads_each(on_cpu))]
         if name.startswith("low") and device.split(":")[0] in high_kinds:

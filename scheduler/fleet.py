@@ -110,6 +110,7 @@ class Worker:
             self.decodes,
             self.decode_context,
             sum(held.grows for held in self.head_starts.values()),
+            info.role,
         )
 
     def check(self) -> None:

@@ -29,7 +29,7 @@ class SchedulerProcessSettings:
 
     redis_url: str
     pool: str = "default"
-    policy: str = "take_when_free"
+    policy: str = "headstart"
     cut: int = 0
     liveness_s: float = 3.0
     grace_s: float = 10.0

@@ -11,7 +11,7 @@ from shared.errors import ConfigError
 class SchedulerSettings:
     """All periods are seconds of the leader's monotonic clock."""
 
-    policy: str = "take_when_free"
+    policy: str = "headstart"
     """A name in `scheduler.policies.POLICIES`."""
     liveness_s: float = 3.0
     """Silence after which an incarnation is dead."""
@@ -46,7 +46,7 @@ class SchedulerSettings:
     wait_without_owners_s: float = 30.0
     """The wait that is predicted while requests wait and nobody can own them."""
     cut_tokens: int = 0
-    """Policy `fixed_cut` alone: where every request is cut, in tokens."""
+    """Policy `fixed-cut` alone: where every request is cut, in tokens."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -56,6 +56,8 @@ class WorkerView:
     """Tokens of context of those."""
     growing: int = 0
     """Head starts that it still has to compute. Finished ones only take memory."""
+    role: str = ""
+    """`low` or `high` where its operator said so; empty: its speed says."""
 
     @property
     def capacity_tokens(self) -> int:

@@ -206,6 +206,8 @@ class WorkerInfo:
     max_model_tokens: int
     prefix_cache: bool = True
     """Whether it keeps the KV of what it computed for prompts that begin alike."""
+    role: str = ""
+    """`low` or `high` where its operator said so; empty: its profile says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ class WorkerProcessSettings:
     kv_bytes: int = 512 << 20
     staging_bytes: int = 128 << 20
     slowdown: float = 1.0
+    role: str = ""
     threads: int = 0
     drain_s: float = 30.0
     max_assists: int = 2
@@ -217,6 +218,7 @@ def worker_info(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine,
         token_budget=settings.token_budget,
         max_model_tokens=engine.max_model_tokens,
         prefix_cache=settings.prefix_cache,
+        role=settings.role,
     )
 
 

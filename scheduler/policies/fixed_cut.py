@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from scheduler.cost_model import assist_limit, can_hold, fits, usable_cut
 from scheduler.policies.base import Assist, Take
-from scheduler.policies.take_when_free import TakeWhenFree
+from scheduler.policies.headstart import Headstart
 from scheduler.view import ClusterView, WaitingView, WorkerView
 from shared.types import whole_granules
 
 
-class FixedCut(TakeWhenFree):
+class FixedCut(Headstart):
     """A request waits until its head start has come to the cut. It is assigned as it is when that can no longer happen."""
 
-    name = "fixed_cut"
+    name = "fixed-cut"
     waits_for_head_starts = True
 
     def take(self, view: ClusterView, worker: WorkerView) -> Take | None:

@@ -39,7 +39,9 @@ async def scheduling(url: str, settings: SchedulerSettings) -> AsyncIterator[Sch
 @contextlib.asynccontextmanager
 async def working(url: str, model: Path, name: str, hub: LoopbackHub, *, slowdown: float = 1.0) -> AsyncIterator[WorkerLoop]:
     """Put together as `workers.process` does, but for its transport; drains at the end."""
-    settings = WorkerProcessSettings(url, model, engine="fake", name=name, kv_bytes=4 << 20, slowdown=slowdown, drain_s=0.0)
+    settings = WorkerProcessSettings(
+        url, model, engine="fake", name=name, kv_bytes=4 << 20, slowdown=slowdown, role="low" if slowdown > 1 else "", drain_s=0.0
+    )
     ref = WorkerRef(WorkerId(name), new_incarnation())
     engine = build_engine(settings)
     profile = measure(engine, settings)

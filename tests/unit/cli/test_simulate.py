@@ -30,7 +30,7 @@ def test_it_writes_the_table_the_plots_and_one_page(trace: Path, tmp_path: Path)
         "--trace",
         str(trace),
         "--policy",
-        "high_only",
+        "high-only",
         "--policy",
         "cronus",
         "--out",
@@ -38,9 +38,9 @@ def test_it_writes_the_table_the_plots_and_one_page(trace: Path, tmp_path: Path)
     ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "high_only" in result.output
+    assert "high-only" in result.output
     written = json.loads((out / "figures.json").read_text())
-    assert [row["policy"] for row in written["policies"]] == ["high_only", "cronus"]
+    assert [row["policy"] for row in written["policies"]] == ["high-only", "cronus"]
     assert all(0 < row["requests_per_s"] <= written["bound"]["requests_per_s"] for row in written["policies"])
     assert (out / "index.html").read_text().count("data:image/png;base64,") == 3
     assert all((out / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("throughput", "latency", "utilisation"))

@@ -21,7 +21,7 @@ def test_every_request_gets_every_token_once(policy: str) -> None:
 
 
 @pytest.mark.parametrize("budget", [128, 512, 2048])
-@pytest.mark.parametrize("policy", ["take_when_free", "cronus", "data-parallel-least-work"])
+@pytest.mark.parametrize("policy", ["headstart", "cronus", "data-parallel-least-work"])
 def test_nobody_beats_the_fluid_bound(policy: str, budget: int) -> None:
     arrivals = drawn(40, 0.0)
     plan = pair(budget=budget)

@@ -18,8 +18,8 @@ MAX_HOLDERS = 8
 """Workers that hold a prompt's beginning and are compared, the longest first."""
 
 
-class TakeWhenFree:
-    name = "take_when_free"
+class Headstart:
+    name = "headstart"
     waits_for_head_starts = False
 
     def __init__(self, settings: SchedulerSettings) -> None:
@@ -29,14 +29,21 @@ class TakeWhenFree:
         """Nothing is decided before somebody is free."""
 
     def classify(self, view: ClusterView) -> Roles:
-        """Of the workers that can hand over to one another, those near the fastest own. The fastest always does."""
+        """Of the workers that can hand over to one another, those near the fastest own. The fastest always does.
+
+        Where operators have said who is low-end, the others are compared; among low-ends alone the fastest owns all the same.
+        """
         ready = [worker for worker in view.workers.values() if worker.ready]
-        fastest: dict[bytes, float] = {}
+        fastest: dict[bytes, tuple[bool, float]] = {}
         for worker in ready:
-            fastest[worker.fingerprint] = max(worker.speed, fastest.get(worker.fingerprint, 0.0))
-        ratio = self._settings.low_end_ratio
-        owners = frozenset(w.ref for w in ready if w.speed >= ratio * fastest[w.fingerprint])
+            fastest[worker.fingerprint] = max(_rank(worker), fastest.get(worker.fingerprint, (False, 0.0)))
+        owners = frozenset(w.ref for w in ready if self._owns(w, fastest[w.fingerprint]))
         return Roles(owners, frozenset(w.ref for w in ready) - owners)
+
+    def _owns(self, worker: WorkerView, fastest: tuple[bool, float]) -> bool:
+        may_own, speed = fastest
+        near = worker.speed >= self._settings.low_end_ratio * speed
+        return worker.role == "high" or (near and (worker.role != "low" or not may_own))
 
     def take(self, view: ClusterView, worker: WorkerView) -> Take | None:
         """The first in the line that this worker could ever hold, and nobody behind it: large prompts do not starve.
@@ -128,6 +135,11 @@ class TakeWhenFree:
             if limit <= cached or prefill_seconds(owner, cached, limit) <= pull_seconds(owner, giver, limit - cached):
                 return True
         return False
+
+
+def _rank(worker: WorkerView) -> tuple[bool, float]:
+    """Who owns first: whoever is not said to be low-end, then the fastest."""
+    return worker.role != "low", worker.speed
 
 
 def _grows(view: ClusterView, waiting: WaitingView) -> bool:
