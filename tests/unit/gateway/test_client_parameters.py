@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 
 from gateway.api_types import ChatRequest, CompletionRequest, ResponseRequest, Sampling
 
+ROOT = Path(__file__).parents[3]
 CLIENT = OpenAI(api_key="none", base_url="http://127.0.0.1:1")
 TRANSPORT = {"extra_headers", "extra_query", "extra_body", "timeout"}
 CASES: list[tuple[Callable[..., object], type[Sampling], dict[str, Any]]] = [
@@ -46,3 +49,13 @@ def test_what_is_not_served_is_refused_by_name(body: type[Sampling], name: str, 
         body.model_validate({**least, name: value})
     (error,) = caught.value.errors()
     assert (error["type"], error["loc"]) == ("unsupported_parameter", (name,))
+
+
+def test_the_table_of_clients_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text()
+    named = set(re.findall(r"`((?:test_|Test)\w+)`", page))
+    there = set()
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        there |= set(re.findall(r"^\s*(?:async def|def|class) ((?:test_|Test)\w+)", file.read_text(), re.MULTILINE))
+    assert len(named) > 40
+    assert named <= there
