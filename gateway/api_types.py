@@ -28,6 +28,8 @@ class StreamOptions(Shape):
 
 
 class ResponseStreamOptions(Shape):
+    include_usage: Flag = None
+    """Of the older APIs, and sent here by load generators: a response's last event always tells usage."""
     include_obfuscation: Annotated[object, only(False)] = None
 
 

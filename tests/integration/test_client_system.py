@@ -252,7 +252,7 @@ class TestResponses:
         stream = await client.responses.create(
             model="demo", input="The whale?", max_output_tokens=8, temperature=0, stream=True, extra_body={"stop": [text[-3:]]}
         )
-        events = [event async for event in stream]
+        events: list[Any] = [event async for event in stream]
         kinds = [event.type.removeprefix("response.") for event in events]
         assert [event.sequence_number for event in events] == list(range(len(events)))
         assert kinds[:5] == ["created", "queued", "in_progress", "output_item.added", "content_part.added"]
@@ -262,7 +262,8 @@ class TestResponses:
         assert (
             done.text == "".join(event.delta for event in events if event.type == "response.output_text.delta") == text.split(text[-3:])[0]
         )
-        cut = await client.responses.create(model="demo", input="The whale?", max_output_tokens=8, stream=True)
+        options: Any = {"include_usage": True}
+        cut = await client.responses.create(model="demo", input="The whale?", max_output_tokens=8, stream=True, stream_options=options)
         assert [event.type async for event in cut][-1] == "response.incomplete"
 
     async def test_a_deadline_is_an_error_and_a_failure(self, client: AsyncOpenAI) -> None:
