@@ -126,6 +126,10 @@ def worker(
         float, typer.Option(min=1.0, help="Makes every step this many times as long, to stand in for a slower device.")
     ] = 1.0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="A file of `headstart profile --output`, believed as it is; by default a known profile or a new one."),
+    ] = None,
     fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
     drain_s: Annotated[
         float, typer.Option(min=0, help="How long after SIGTERM its requests may run on before they are handed back.")
@@ -170,6 +174,7 @@ def worker(
         depth=depth,
         prefix_cache=prefix_cache,
         metrics=MetricsDoor(metrics_port, metrics_host),
+        profile=profile,
     )
     run(serve(settings))
 

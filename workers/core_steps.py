@@ -113,6 +113,7 @@ class CoreSteps(CoreRequests):
                 self._suspect_row(row, result.error)
             return
         self._broken_by.clear()
+        self.note_step(step.plan, result.seconds)
         for row in rows:
             self._advance_row(row, result)
 

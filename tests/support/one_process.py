@@ -21,7 +21,7 @@ from workers.loop import WorkerLoop
 from workers.loopback_transport import LoopbackHub, LoopbackTransport
 from workers.mover import Mover
 from workers.output import OutputBook, OutputStage
-from workers.process import WorkerProcessSettings, build_engine, core_settings, measure, new_incarnation, worker_info
+from workers.process import WorkerProcessSettings, build_engine, core_settings, new_incarnation, pretended, worker_info
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +42,7 @@ async def working(url: str, model: Path, name: str, hub: LoopbackHub, *, slowdow
     settings = WorkerProcessSettings(url, model, engine="fake", name=name, kv_bytes=4 << 20, slowdown=slowdown, drain_s=0.0)
     ref = WorkerRef(WorkerId(name), new_incarnation())
     engine = build_engine(settings)
-    profile = measure(engine, settings)
+    profile = pretended(settings, engine)
     fabric = await RedisFabric.connect(url)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock())

@@ -35,8 +35,8 @@ from workers.events import (
     WorkerCommand,
     WorkerEvent,
 )
-from workers.fake_engine import shape_of
 from workers.settings import WorkerSettings
+from workers.step_shape import shape_of
 
 if TYPE_CHECKING:
     from scheduler.simulation.serving.world import ServingWorld
