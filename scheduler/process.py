@@ -35,6 +35,8 @@ class SchedulerProcessSettings:
     grace_s: float = 10.0
     max_crashes: int = 3
     max_waiting: int = 10_000
+    ttft_target_s: float = 0.0
+    itl_target_s: float = 0.0
     metrics: MetricsDoor = NO_DOOR
 
     @property
@@ -46,6 +48,8 @@ class SchedulerProcessSettings:
             grace_s=self.grace_s,
             max_crashes=self.max_crashes,
             max_waiting=self.max_waiting,
+            ttft_target_s=self.ttft_target_s,
+            itl_target_s=self.itl_target_s,
         )
 
 

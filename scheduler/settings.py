@@ -39,6 +39,12 @@ class SchedulerSettings:
     """Waiting requests a policy looks at in one decision, at most."""
     leave_growing: int = 8
     """Places in the line that an owner looks beyond a prompt whose head start is growing."""
+    ttft_target_s: float = 0.0
+    """What a request's first token should not take longer than; 0: no target.
+
+    Where prices are known, low-ends that meet the targets serve whole requests."""
+    itl_target_s: float = 0.0
+    """The same for the time between two of its tokens. A worker whose decodes alone take as long is full."""
     load_interval_s: float = 0.25
     """The load is published at most this often."""
     load_repeat_s: float = 1.0
