@@ -57,9 +57,13 @@ def report(cells: Cells, *, quick: bool) -> None:
 
 async def stoppable(options: argparse.Namespace, controller: Controller) -> Cells:
     """A stop signal ends it in good order: neither a worker nor a CPU group stays behind."""
-    running_ = asyncio.ensure_future(run(options, controller))
-    on_stop_signals(running_.cancel)
-    return await running_
+    measuring = asyncio.create_task(run(options, controller))
+
+    def stop() -> None:
+        measuring.cancel()
+
+    on_stop_signals(stop)
+    return await measuring
 
 
 async def run(options: argparse.Namespace, controller: Controller) -> Cells:

@@ -103,7 +103,7 @@ def table(cells: Cells) -> str:
     """One line for each policy and load: medians over the rounds."""
     head = (
         f"{'load':>5} {'policy':26} {'req/s':>6} {'steady':>6} {'tok/s':>6} {'TTFT p50':>8} {'p99':>6} {'ITL p50':>7} {'p99':>5}"
-        f" {'cut':>5} {'MiB':>6} {'wasted':>6} {'others CPU':>10}  step ms"
+        f" {'cut':>5} {'MiB':>6} {'wasted':>6} {'others CPU':>10}  step ms, CPU s"
     )
     return "\n".join([head, *(_line(cells, policy, load) for load in cells.loads for policy in POLICIES if cells.of(policy, load))])
 
@@ -115,7 +115,10 @@ def _line(cells: Cells, policy: str, load: float) -> str:
     def mid(look: Callable[[Cell], float]) -> float:
         return median(map(look, there))
 
-    steps = " ".join(f"{name} {median(cell.step_ms[name] for cell in there):.0f}" for name in there[0].step_ms)
+    steps = " ".join(
+        f"{name} {median(cell.step_ms[name] for cell in there):.0f}, {median(cell.cpu_s[name] for cell in there):.1f}"
+        for name in there[0].step_ms
+    )
     return (
         f"{f'{load:.0%}' if load else 'all':>5} {policy:26}"
         f" {mid(lambda cell: cell.requests_per_s):6.2f} {mid(lambda cell: cell.steady_per_s):6.2f}"

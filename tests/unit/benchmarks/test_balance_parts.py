@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import balance
+from benchmarks import rows as benchmark_rows
 from benchmarks.balance_cell import Cell, quantiles, steady
 from benchmarks.balance_cgroup import PERIOD_US, PREFIX, Controller, CpuGroup, candidates, find_controller, group_name, remove_forgotten
 from benchmarks.balance_figures import Cells, rows
@@ -221,3 +224,16 @@ def test_rows_compare_with_the_better_of_each_kind_and_say_what_is_missed() -> N
 
 def test_without_ours_there_is_nothing_to_compare() -> None:
     assert rows(Cells([cell("high-only", 0, 1.0)])) == []
+
+
+def test_a_full_run_writes_rows_cells_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balance, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark_rows, "RESULTS", tmp_path)
+    made = [cell(policy, round_, rate) for policy, rate in RATES.items() for round_ in range(2)]
+    balance.report(Cells([*made, cell("headstart", 0, 8.0, load=0.8)]), quick=False)
+    written = {row["other_name"]: row for row in json.loads((tmp_path / "balance.json").read_text())}
+    assert written["high-only"]["holds"] is False
+    assert written["high-only"]["interval"] == pytest.approx([10 / 9, 10 / 9])
+    cells = json.loads((tmp_path / "balance_cells.json").read_text())
+    assert [one["itl_s"] for one in cells] == [[0.05, 0.05]] * len(cells)
+    assert (tmp_path / "balance.png").read_bytes().startswith(b"\x89PNG")

@@ -28,7 +28,7 @@ class SlowFabric(ModelFabric):
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock)
-        self._clock = clock
+        self.clock = clock
         self.epochs: list[int] = []
         self.records = 0
 
@@ -49,7 +49,7 @@ class SlowFabric(ModelFabric):
     async def record(self, request_id: RequestId) -> object:
         await asyncio.sleep(0)
         self.records += 1
-        self._clock.advance(SLOW_S)
+        self.clock.advance(SLOW_S)
         return self.model.record(request_id)
 
 
@@ -66,7 +66,7 @@ async def test_the_lease_is_kept_while_a_long_backlog_is_read() -> None:
     fabric = SlowFabric(ManualClock(1000.0))
     waiting(fabric, BACKLOG)
     settings = LoopSettings("only", lease_s=LEASE_S, renew_s=0.0, tick_s=0.01)
-    loop = SchedulerLoop(SchedulerCore(SchedulerSettings()), cast(Fabric, fabric), fabric._clock, settings)
+    loop = SchedulerLoop(SchedulerCore(SchedulerSettings()), cast(Fabric, fabric), fabric.clock, settings)
     running = asyncio.create_task(loop.run())
 
     async def led_on() -> bool:
