@@ -150,6 +150,10 @@ class Pull:
     """Where the requester's transport receives from this sender's incarnation."""
     fingerprint: bytes
     """Of the wire layout: a sender with another one refuses."""
+    expires_ms: int = 0
+    """Wall clock after which the ticket is void."""
+    ticket: bytes = b""
+    """Proves that the requester belongs to the pool and asked for exactly this: see `workers.tickets`."""
 
 
 @dataclass(frozen=True, slots=True)
