@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from typing import NamedTuple
 
 WINDOW = 256
 ENOUGH = 16
 ALL = -1
 """The bucket of every output: its figures stand in for prompt lengths of which too little was seen."""
+
+
+class Lengths(NamedTuple):
+    """Tokens of an answer."""
+
+    likely: int
+    """The quantile."""
+    mean: int
 
 
 class OutputLengths:
@@ -20,10 +29,12 @@ class OutputLengths:
 
     def __init__(self, quantile: float, default_tokens: int) -> None:
         self._quantile = quantile
-        self._default = default_tokens
+        self._unknown = Lengths(default_tokens, default_tokens)
         self._recent: dict[int, deque[int]] = {}
         self._sorted: dict[int, list[int]] = {}
         self._sums: dict[int, int] = {}
+        self._known: dict[int, Lengths] = {}
+        """Of buckets that have seen enough: worked out when they learn, for they are asked far more often."""
 
     def learn(self, num_prompt: int, num_output: int) -> None:
         for bucket in (num_prompt.bit_length(), ALL):
@@ -39,24 +50,17 @@ class OutputLengths:
         recent.append(num_output)
         self._sums[bucket] = self._sums.get(bucket, 0) + num_output
         insort(ordered, num_output)
+        if len(ordered) >= ENOUGH:
+            likely = ordered[min(len(ordered) - 1, int(len(ordered) * self._quantile))]
+            self._known[bucket] = Lengths(likely, self._sums[bucket] // len(ordered))
 
     def expect(self, num_prompt: int, max_tokens: int, delivered: int = 0) -> int:
         """Tokens that are probably still to come, at least 1 and never beyond `max_tokens`."""
-        return max(1, min(max_tokens, self._likely(num_prompt)) - delivered)
+        return max(1, min(max_tokens, self._of(num_prompt).likely) - delivered)
 
     def mean(self, num_prompt: int, max_tokens: int, delivered: int = 0) -> int:
         """Tokens still to come on average, at least 1 and never beyond `max_tokens`."""
-        bucket = self._bucket(num_prompt)
-        seen = len(self._sorted.get(bucket, ()))
-        average = self._sums[bucket] // seen if seen >= ENOUGH else self._default
-        return max(1, min(max_tokens, average) - delivered)
+        return max(1, min(max_tokens, self._of(num_prompt).mean) - delivered)
 
-    def _likely(self, num_prompt: int) -> int:
-        ordered = self._sorted.get(self._bucket(num_prompt), [])
-        if len(ordered) < ENOUGH:
-            return self._default
-        return ordered[min(len(ordered) - 1, int(len(ordered) * self._quantile))]
-
-    def _bucket(self, num_prompt: int) -> int:
-        own = num_prompt.bit_length()
-        return own if len(self._sorted.get(own, ())) >= ENOUGH else ALL
+    def _of(self, num_prompt: int) -> Lengths:
+        return self._known.get(num_prompt.bit_length()) or self._known.get(ALL, self._unknown)

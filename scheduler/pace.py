@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scheduler.view import ClusterView, WorkerView
+from shared.profile import StepShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Pace:
         prefill = _together(map(_prefill_s, owners))
         return cls(
             prefill,
-            _together(owner.profile.decode_s + _share_s(owner) for owner in owners),
+            _together(map(_decode_s, owners)),
             _together(owner.profile.decode_context_s for owner in owners),
             prefill / _together(map(_prefill_s, helpers)) if helpers else 0.0,
         )
@@ -43,13 +44,18 @@ class Pace:
         return (tokens * self.prefill_s + output * (self.decode_s + context * self.decode_context_s)) / (1.0 + self.relief)
 
 
-def _share_s(worker: WorkerView) -> float:
-    """Of a full step's fixed seconds, what falls on one token."""
-    return worker.profile.step_s / max(1, worker.token_budget)
-
-
 def _prefill_s(worker: WorkerView) -> float:
-    return worker.profile.prefill_token_s + _share_s(worker)
+    """A full step's seconds, spread over its tokens."""
+    return _full(worker, 0) / max(1, worker.token_budget)
+
+
+def _decode_s(worker: WorkerView) -> float:
+    """The same for a decode, which takes a prefill token's place in a full step."""
+    return max(0.0, _prefill_s(worker) + _full(worker, 1) - _full(worker, 0))
+
+
+def _full(worker: WorkerView, decodes: int) -> float:
+    return worker.profile.step_seconds(StepShape(max(0, worker.token_budget - decodes), 0, decodes, 0))
 
 
 def _together(seconds: Iterable[float]) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil
 
 from scheduler.cost_model import assign_amount, assist_amount, prefill_seconds, pull_seconds, queued_seconds, usable_cut
 from scheduler.view import ClusterView, WaitingView, WorkerView
@@ -119,10 +118,12 @@ def useful_cut(view: ClusterView, worker: WorkerView, waiting: WaitingView) -> i
 
 def prefill_beside_decodes(worker: WorkerView, start: int, stop: int) -> float:
     """Seconds of prefill in steps that the worker's decodes share: they take their tokens of the budget, and their time."""
-    budget = max(1, worker.token_budget - worker.decodes)
-    steps = ceil(max(0, stop - start) / budget)
-    beside = worker.decodes * worker.profile.decode_s + worker.decode_context * worker.profile.decode_context_s
-    return worker.profile.prefill_seconds(start, stop, budget) + steps * beside
+    profile, budget = worker.profile, max(1, worker.token_budget - worker.decodes)
+    whole, rest = divmod(max(0, stop - start), budget)
+    steps = [(whole, budget), (rest > 0, rest)]
+    pairs = (stop * (stop + 1) - start * (start + 1)) / 2 if stop > start else 0.0
+    beside = (worker.decodes, worker.decode_context)
+    return profile.prefill_pair_s * pairs + sum(count * profile.step_seconds(StepShape(chunk, 0, *beside)) for count, chunk in steps)
 
 
 def itl_seconds(worker: WorkerView, context: int) -> float:
@@ -134,8 +135,9 @@ def itl_seconds(worker: WorkerView, context: int) -> float:
 
 def device_seconds(worker: WorkerView, start: int, stop: int, output: int) -> float:
     """Of the device, this request alone: its prefill, and its part of the steps that decode it."""
-    each = worker.profile.decode_s + (stop + output / 2) * worker.profile.decode_context_s + worker.profile.step_s / (worker.decodes + 1)
-    return prefill_seconds(worker, start, stop) + output * each
+    decodes = worker.decodes + 1
+    step = worker.profile.step_seconds(StepShape(0, 0, decodes, worker.decode_context + stop + output // 2))
+    return prefill_seconds(worker, start, stop) + output * step / decodes
 
 
 def _free_after(worker: WorkerView, blocks: int) -> float:

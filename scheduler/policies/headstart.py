@@ -55,10 +55,13 @@ class Headstart:
         for looked, waiting in enumerate(view.waiting.first(self._settings.look_ahead)):
             if growing is not None and looked > self._settings.leave_growing:
                 break
+            grows = _grows(view, waiting)
+            if grows and growing is not None:
+                continue
             if fits(worker, waiting):
-                if not _grows(view, waiting):
+                if not grows:
                     return self._best_place(view, worker, waiting)
-                growing = growing or waiting
+                growing = waiting
             elif can_hold(worker, waiting.num_tokens):
                 break
         if growing is not None:

@@ -65,7 +65,7 @@ def full_owner(waiting: int) -> Driver:
 def test_when_the_owners_are_full_low_ends_decode() -> None:
     commands = full_owner(waiting=60).report("slow", tokens=512)
     assert len(jobs(commands, Assign)) >= 1
-    story = assigned([command for command in commands if isinstance(command, TellStory)][:1])
+    story = next(line for line in of(commands, TellStory) if line.what == "assigned")
     assert story.data["worker"] == "slow#1"
     assert story.data["lost"] == {"no room": 1}
     considered = story.data["considered"]
