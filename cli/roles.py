@@ -86,12 +86,17 @@ def gateway(
 def scheduler(
     redis_url: RedisUrl,
     pool: Pool = "default",
-    policy: Annotated[str, typer.Option(envvar="HEADSTART_POLICY", help="Who gives head starts and who takes.")] = "take_when_free",
-    cut: Annotated[int, typer.Option(min=0, help="For the policy fixed_cut: tokens of every head start.")] = 0,
+    policy: Annotated[str, typer.Option(envvar="HEADSTART_POLICY", help="Who gives head starts and who takes.")] = "headstart",
+    cut: Annotated[int, typer.Option(min=0, help="For the policy fixed-cut: tokens of every head start.")] = 0,
     liveness_s: Annotated[float, typer.Option(min=0.1, help="Silence after which a worker is dead.")] = 3.0,
     grace_s: Annotated[float, typer.Option(min=0, help="How long a request lives after its client has left.")] = 10.0,
     max_crashes: Annotated[int, typer.Option(min=1, help="Attempts that ended in a crash before a request fails.")] = 3,
     max_waiting: Annotated[int, typer.Option(min=1, help="Waiting requests beyond which more are refused.")] = 10_000,
+    ttft_target_s: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to the first token that are good enough: cheaper low-ends may take the request; 0: none."),
+    ] = 0.0,
+    itl_target_s: Annotated[float, typer.Option(min=0, help="Seconds between tokens that are good enough; 0: no target.")] = 0.0,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
@@ -110,6 +115,8 @@ def scheduler(
         pool=pool,
         policy=policy,
         cut=cut,
+        ttft_target_s=ttft_target_s,
+        itl_target_s=itl_target_s,
         liveness_s=liveness_s,
         grace_s=grace_s,
         max_crashes=max_crashes,
@@ -137,7 +144,21 @@ def worker(
     slowdown: Annotated[
         float, typer.Option(min=1.0, help="Makes every step this many times as long, to stand in for a slower device.")
     ] = 1.0,
+    role: Annotated[
+        str,
+        typer.Option(
+            help="auto: its measured speed says whether it is low- or high-end; low and high settle it.",
+            callback=one_of("auto", "low", "high"),
+        ),
+    ] = "auto",
+    usd_per_hour: Annotated[
+        float, typer.Option(min=0, envvar="HEADSTART_USD_PER_HOUR", help="What this device costs; 0: unknown, no decision rests on it.")
+    ] = 0.0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="A file of `headstart profile --output`, believed as it is; by default a known profile or a new one."),
+    ] = None,
     fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
     drain_s: Annotated[
         float, typer.Option(min=0, help="How long after SIGTERM its requests may run on before they are handed back.")
@@ -177,6 +198,8 @@ def worker(
         kv_bytes=kv_mib << 20,
         staging_bytes=staging_mib << 20,
         slowdown=slowdown,
+        role="" if role == "auto" else role,
+        usd_per_hour=usd_per_hour,
         threads=threads,
         fake_kv_bytes=fake_kv_bytes,
         drain_s=drain_s,
@@ -185,6 +208,7 @@ def worker(
         prefix_cache=prefix_cache,
         pool_secret=pool_secret_of(pool_secret_file, os.environ.get("HEADSTART_POOL_SECRET", "")),
         metrics=MetricsDoor(metrics_port, metrics_host),
+        profile=profile,
     )
     run(serve(settings))
 

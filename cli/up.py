@@ -54,7 +54,7 @@ def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
     high_kinds = {device.split(":")[0] for (kind, _, _), device in placed if kind == "high"}
     workers = []
     for (kind, at, extra), device in placed:
-        options = ["--device", device, "--dtype", settings.dtype]
+        options = ["--device", device, "--dtype", settings.dtype, "--role", kind]
         if device == "cpu":
             options += ["--threads", str(threads_each(on_cpu))]
         if kind == "low" and device.split(":")[0] in high_kinds:

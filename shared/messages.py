@@ -210,6 +210,10 @@ class WorkerInfo:
     max_model_tokens: int
     prefix_cache: bool = True
     """Whether it keeps the KV of what it computed for prompts that begin alike."""
+    role: str = ""
+    """`low` or `high` where its operator said so; empty: its profile says."""
+    usd_per_hour: float = 0.0
+    """What it costs to have it; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

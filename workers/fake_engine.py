@@ -24,11 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.errors import EngineError
-from shared.profile import Profile, StepShape
+from shared.profile import Profile
 from shared.types import BlockId, SamplingParams, TokenSpan
 from workers.engine import Int32, KVSpec, Sample, StepPlan, StepResult, TopLogprobs
 from workers.fake_sampling import Drawn, is_plain, likeliest, log_softmax, pick
 from workers.grammar_binding import GrammarBinder, NoGrammars
+from workers.step_shape import shape_of
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -121,23 +122,45 @@ def reference_tokens(
 
     `allowed` gives the mask of a grammar behind an answer's beginning.
     """
+    return tuple(token for token, _, _ in reference_samples(prompt, sampling, model, choice=choice, allowed=allowed))
+
+
+def reference_samples(
+    prompt: tuple[int, ...],
+    sampling: SamplingParams,
+    model: FakeModel | None = None,
+    *,
+    choice: int = 0,
+    allowed: Callable[[tuple[int, ...]], Int32] | None = None,
+) -> tuple[tuple[int, float, TopLogprobs], ...]:
+    """The same with each token's log-probability and the likeliest alternatives."""
     model = model or FakeModel()
-    tokens, answer = list(prompt), list[int]()
-    word, total = model.root, 0
+    tokens, answer, samples = list(prompt), list[int](), list[tuple[int, float, TopLogprobs]]()
+    word, total = _read_prompt(prompt[:-1], model.root)
     longest = min(len(prompt) + sampling.max_tokens, model.max_model_tokens)
-    for position in range(longest):
-        word = (CHAIN * word + _content(tokens[position], position)) & MASK
-        total = (total + word * _weight(position, 0) + _second(word, tokens[position]) * _weight(position, 1)) & MASK
-        if position < len(tokens) - 1:
-            continue
-        if len(tokens) == longest:
-            break
+    for position in range(len(prompt) - 1, longest - 1):
+        word, total = _read_token(word, total, tokens[position], position)
         drawn = Drawn(len(answer), prompt, answer, allowed(tuple(answer)) if allowed else None)
-        tokens.append(model.choose(total, sampling, choice, drawn)[0])
+        samples.append(model.choose(total, sampling, choice, drawn))
+        tokens.append(samples[-1][0])
         answer.append(tokens[-1])
         if tokens[-1] in model.eos_token_ids and not sampling.ignore_eos:
             break
-    return tuple(answer)
+    return tuple(samples)
+
+
+@lru_cache(maxsize=256)
+def _read_prompt(prompt: tuple[int, ...], root: int) -> tuple[int, int]:
+    """(word, total) behind the prompt: the choices of a request, and whoever asks again, read it once."""
+    word, total = root, 0
+    for position, token in enumerate(prompt):
+        word, total = _read_token(word, total, token, position)
+    return word, total
+
+
+def _read_token(word: int, total: int, token: int, position: int) -> tuple[int, int]:
+    word = (CHAIN * word + _content(token, position)) & MASK
+    return word, (total + word * _weight(position, 0) + _second(word, token) * _weight(position, 1)) & MASK
 
 
 def _content(token: int, position: int) -> int:
@@ -303,16 +326,3 @@ class FakeEngine:
     def close(self) -> None:
         self._launched.clear()
         self._grammars.close()
-
-
-def shape_of(plan: StepPlan) -> StepShape:
-    """A row of one token behind others is a decode, everything else prefill."""
-    counts = np.diff(plan.starts)
-    decodes = (counts == 1) & (plan.contexts > 1)
-    decode_context = int(plan.contexts[decodes].sum())
-    return StepShape(
-        prefill_tokens=int(counts[~decodes].sum()),
-        prefill_context=int(plan.positions.sum()) + len(plan.positions) - decode_context,
-        decodes=int(decodes.sum()),
-        decode_context=decode_context,
-    )

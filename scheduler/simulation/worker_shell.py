@@ -41,15 +41,15 @@ from workers.events import (
     WorkerCommand,
     WorkerEvent,
 )
-from workers.fake_engine import shape_of
 from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import Append, OutputBook, OutputCommand
+from workers.step_shape import shape_of
 
 if TYPE_CHECKING:
     from scheduler.simulation.world import World
 
-TICK_S = 0.2
+TICK_S = 0.4
 """Rarer than in production, where it costs nothing."""
 MEMBER_TTL_S = 15.0
 MEMBER_S = 2.0
