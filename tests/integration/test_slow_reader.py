@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.settings import GatewaySettings
+from gateway.tail import Following
 from shared.types import RequestSpec
 from tests.support.fake_owner import End, Say, Step
 from tests.support.gateway_server import Stage, staged, until
@@ -31,7 +32,7 @@ async def test_one_that_never_reads_beside_two_that_do(tiny_model: Path) -> None
         follower = stage.served.gateway.default.follower
         await until(lambda: len(follower) == 1)
         (tail,) = follower._tails.values()
-        following = next(one for one in tail.consumers if hasattr(one, "_buffer"))
+        following = next(one for one in tail.consumers if isinstance(one, Following))
         others = [stage.served.http.post("/v1/completions", json={**BODY, "prompt": "hi"}) for _ in range(2)]
         answers = await asyncio.gather(*others)
         assert all(numbers(answer.text) == list(range(ENTRIES)) for answer in answers)
