@@ -140,7 +140,7 @@ def api_keys_of(given: Iterable[str]) -> tuple[str, ...]:
 def need_keys(host: str, keys: bool, *, no_auth: bool) -> None:
     """Raises `ConfigError` where strangers could call: an address beyond this machine, no keys, and nobody said that this is meant."""
     safe = keys or no_auth or _loopback(host)
-    _need(safe, f"--host {host} lets other machines in, without a key: give --api-keys-file (or HEADSTART_API_KEYS), or say --no-auth")
+    _need(safe, f"--host {host} lets other machines in, without a key: give --api-key (or HEADSTART_API_KEYS), or say --no-auth")
 
 
 def _loopback(host: str) -> bool:

@@ -38,6 +38,8 @@ TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 TLS_WORDS = ("ssl_cert_reqs", "ssl_check_hostname", "ssl_keyfile_password")
 RETRY_PAUSE_S = 0.05
 MIN_VERSION = (7, 0)
+RESERVABLE = 0.5
+"""Of a server's `maxmemory`: the rest is for what has ended and can still be read, for streams, and for what a bound cannot foresee."""
 _AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "READONLY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 _CONNECTION = (foreign.ConnectionError, foreign.TimeoutError, foreign.ClusterError, foreign.RedisClusterException, OSError, TimeoutError)
 _STRANGER = (foreign.AuthenticationError, foreign.NoPermissionError)
@@ -83,12 +85,14 @@ def translated() -> Iterator[None]:
 class FabricConnection:
     """Runs scripts, reads streams, carries hints. One per process is enough; close it with `close`."""
 
-    def __init__(self, commands: Client, blocking: Client, settings: FabricSettings, url: str) -> None:
+    def __init__(self, commands: Client, blocking: Client, settings: FabricSettings, url: str, maxmemory_bytes: int = 0) -> None:
         self._commands = commands
         self._wires = Wires(commands, settings.command_timeout_s)
         self._blocking = blocking
         self._settings = settings
         self._url = url
+        self.reservable_bytes = min(settings.max_reserved_bytes, int(maxmemory_bytes * RESERVABLE) or settings.max_reserved_bytes)
+        """What all live requests of a pool may come to need, as large as the server is."""
 
     def __repr__(self) -> str:
         return f"<FabricConnection {without_password(self._url)}{' cluster' if self.is_cluster else ''}>"
@@ -222,14 +226,15 @@ async def open_connection(url: str, settings: FabricSettings | None = None) -> F
     """
     settings = settings or FabricSettings()
     plain = plain_url(url)
-    is_cluster = await _check(plain, settings) or plain != url
+    in_cluster, maxmemory_bytes = await _check(plain, settings)
+    is_cluster = in_cluster or plain != url
     make = _cluster if is_cluster else _single
     commands, blocking = make(plain, settings, settings.command_timeout_s), make(plain, settings, None)
     if is_cluster:
         with translated():
             await commands.initialize()
             await blocking.initialize()
-    return FabricConnection(commands, blocking, settings, url)
+    return FabricConnection(commands, blocking, settings, url, 0 if is_cluster else maxmemory_bytes)
 
 
 def plain_url(url: str) -> str:
@@ -286,8 +291,10 @@ def _cluster(url: str, settings: FabricSettings, timeout_s: float | None) -> Cli
     )
 
 
-async def _check(url: str, settings: FabricSettings) -> bool:
-    """Whether the server is part of a cluster. Raises `ConfigError` if it is too old or would forget our keys."""
+async def _check(url: str, settings: FabricSettings) -> tuple[bool, int]:
+    """Whether the server is part of a cluster, and its `maxmemory` (0: none).
+
+    Raises `ConfigError` if it is too old or would forget our keys."""
     client = _single(url, settings, settings.command_timeout_s)
     try:
         with translated():
@@ -302,4 +309,4 @@ async def _check(url: str, settings: FabricSettings) -> bool:
         raise ConfigError(f"the message server evicts keys ({info['maxmemory_policy']}): set maxmemory-policy noeviction")
     if settings.durable and not (info["aof_enabled"] and fsync == "always"):
         raise ConfigError("durable mode needs a message server with appendonly yes and appendfsync always")
-    return bool(info.get("cluster_enabled"))
+    return bool(info.get("cluster_enabled")), int(info.get("maxmemory", 0))

@@ -18,7 +18,9 @@ class FabricSettings:
     max_predicted_wait_s: float = 600.0
     """A predicted wait beyond which submissions are refused."""
     max_reserved_bytes: int = 1024 * _MIB
-    """What all live requests together may come to need in the server; keep it below the server's `maxmemory`."""
+    """What all live requests together may come to need in the server.
+
+    A server with less than twice that `maxmemory` counts with half of it."""
     request_bytes: int = 4096
     """Reserved for any request: record, head, story."""
     prompt_token_bytes: int = 8

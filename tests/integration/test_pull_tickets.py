@@ -29,7 +29,7 @@ def tickets(secret: str) -> Tickets:
 
 async def test_a_pull_without_the_pools_secret_is_refused_and_recomputed(valkey_url: str) -> None:
     hub, fabric = LoopbackHub(immediate=True), await RedisFabric.connect(valkey_url)
-    policy = SchedulerSettings(policy="fixed_cut", cut_tokens=CUT)
+    policy = SchedulerSettings(policy="fixed-cut", cut_tokens=CUT)
     async with scheduling(valkey_url, policy) as scheduler, served(GatewaySettings(valkey_url, WEIGHTS, "demo"), fabric) as gateway:
 
         async def both_known() -> bool:

@@ -25,6 +25,7 @@ def every_key() -> list[str]:
         CELERY_PREFIX + "queue",
         KEYS.request(RequestId("r:{x}")),
         KEYS.idempotency("k" * 999),
+        KEYS.rate("everybody"),
         log.head,
         log.entries,
         log.story,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.clock import ManualClock
-from shared.codec import CONTROL, decode, encode
+from shared.codec import decode, encode
 from shared.errors import ConfigError
 from shared.messages import Pull
 from shared.types import AssistId, RequestId, TokenSpan, TransferId, WorkerId, WorkerRef
@@ -26,7 +26,7 @@ def of(secret: str = "of the pool, long enough", pool: str = "p", url: str = URL
 
 def test_a_signed_pull_passes_and_survives_the_wire() -> None:
     signed = of().signed(PULL, LOW)
-    assert of().complaint(decode(encode(signed), *CONTROL), LOW) == ""
+    assert of().complaint(decode(encode(signed), Pull), LOW) == ""
     assert of().complaint(PULL, LOW) == "no ticket"
 
 
