@@ -294,6 +294,8 @@ class FabricModel:
     def lead(self, candidate: str, ttl_s: float) -> int:
         lease, now_ms = self._state.lease, self._clock.wall_ms()
         if now_ms < lease.until_ms and lease.candidate != candidate:
+            # Longer than any lease lasts: the server's clock was stepped back, and nobody may be there to renew it.
+            lease.until_ms = min(lease.until_ms, now_ms + 1000 * ttl_s)
             return 0
         if now_ms >= lease.until_ms:
             # Higher even after a server lost its last writes: its clock is a floor for the number.

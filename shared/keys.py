@@ -78,6 +78,14 @@ TABLE: tuple[KeyRow, ...] = (
         "with its request",
     ),
     KeyRow(
+        "hs:{<pool>}:rate:<caller>",
+        "hash",
+        "what a caller has used of its rates",
+        "gateway",
+        "gateway",
+        "two minutes after the last charge",
+    ),
+    KeyRow(
         "hs:{<pool>:l<shard>}:head:<id>",
         "hash",
         "a log's head: prompt, stored input items, fence, next indices, end",
@@ -159,6 +167,9 @@ class Keys:
     def idempotency(self, key: str) -> str:
         """Clients choose idempotency keys, of any length: their digest names ours."""
         return f"{self.prefix}idempotency:{blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
+
+    def rate(self, caller: str) -> str:
+        return f"{self.prefix}rate:{caller}"
 
     def member(self, worker: WorkerRef) -> str:
         return f"{self.prefix}member:{worker}"

@@ -122,23 +122,45 @@ def reference_tokens(
 
     `allowed` gives the mask of a grammar behind an answer's beginning.
     """
+    return tuple(token for token, _, _ in reference_samples(prompt, sampling, model, choice=choice, allowed=allowed))
+
+
+def reference_samples(
+    prompt: tuple[int, ...],
+    sampling: SamplingParams,
+    model: FakeModel | None = None,
+    *,
+    choice: int = 0,
+    allowed: Callable[[tuple[int, ...]], Int32] | None = None,
+) -> tuple[tuple[int, float, TopLogprobs], ...]:
+    """The same with each token's log-probability and the likeliest alternatives."""
     model = model or FakeModel()
-    tokens, answer = list(prompt), list[int]()
-    word, total = model.root, 0
+    tokens, answer, samples = list(prompt), list[int](), list[tuple[int, float, TopLogprobs]]()
+    word, total = _read_prompt(prompt[:-1], model.root)
     longest = min(len(prompt) + sampling.max_tokens, model.max_model_tokens)
-    for position in range(longest):
-        word = (CHAIN * word + _content(tokens[position], position)) & MASK
-        total = (total + word * _weight(position, 0) + _second(word, tokens[position]) * _weight(position, 1)) & MASK
-        if position < len(tokens) - 1:
-            continue
-        if len(tokens) == longest:
-            break
+    for position in range(len(prompt) - 1, longest - 1):
+        word, total = _read_token(word, total, tokens[position], position)
         drawn = Drawn(len(answer), prompt, answer, allowed(tuple(answer)) if allowed else None)
-        tokens.append(model.choose(total, sampling, choice, drawn)[0])
+        samples.append(model.choose(total, sampling, choice, drawn))
+        tokens.append(samples[-1][0])
         answer.append(tokens[-1])
         if tokens[-1] in model.eos_token_ids and not sampling.ignore_eos:
             break
-    return tuple(answer)
+    return tuple(samples)
+
+
+@lru_cache(maxsize=256)
+def _read_prompt(prompt: tuple[int, ...], root: int) -> tuple[int, int]:
+    """(word, total) behind the prompt: the choices of a request, and whoever asks again, read it once."""
+    word, total = root, 0
+    for position, token in enumerate(prompt):
+        word, total = _read_token(word, total, token, position)
+    return word, total
+
+
+def _read_token(word: int, total: int, token: int, position: int) -> tuple[int, int]:
+    word = (CHAIN * word + _content(token, position)) & MASK
+    return word, (total + word * _weight(position, 0) + _second(word, token) * _weight(position, 1)) & MASK
 
 
 def _content(token: int, position: int) -> int:

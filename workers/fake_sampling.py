@@ -57,7 +57,7 @@ def edit(logits: Float64, params: SamplingParams, drawn: Drawn, eos: Collection[
         held = scores.copy()
         held[list(eos)] = -np.inf
         scores = held if np.isfinite(held).any() else scores
-    for token in {*drawn.prompt, *drawn.generated}:
+    for token in {*drawn.prompt, *drawn.generated} if params.repetition_penalty != 1 else ():
         scores[token] *= params.repetition_penalty if scores[token] < 0 else 1 / params.repetition_penalty
     for token, count in Counter(drawn.generated).items():
         scores[token] -= count * params.frequency_penalty + params.presence_penalty
@@ -66,6 +66,8 @@ def edit(logits: Float64, params: SamplingParams, drawn: Drawn, eos: Collection[
 
 def cut(scores: Float64, params: SamplingParams) -> Float64:
     """`top_k`, then `top_p`, then `min_p`; among equals the lower id is the likelier."""
+    if not params.top_k and params.top_p >= 1 and not params.min_p:
+        return scores
     ranked = sorted(range(len(scores)), key=lambda token: (-scores[token], token))
     kept = ranked[: params.top_k or None]
     kept = _nucleus(kept, scores, params.top_p)

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shared import logs
@@ -33,6 +33,7 @@ from workers.mover import Mover
 from workers.output import LogWriter, OutputBook, OutputStage
 from workers.settings import WorkerSettings
 from workers.slowed_engine import SlowedEngine
+from workers.tickets import Tickets
 from workers.tracing import WorkerTracing
 from workers.ucx_transport import UcxTransport
 
@@ -54,7 +55,7 @@ FAKE_PROFILE = Profile(
 class WorkerProcessSettings:
     """What the command line decides."""
 
-    redis_url: str
+    redis_url: str = field(repr=False)
     model: Path
     engine: str = "torch"
     name: str = ""
@@ -67,12 +68,16 @@ class WorkerProcessSettings:
     kv_bytes: int = 512 << 20
     staging_bytes: int = 128 << 20
     slowdown: float = 1.0
+    role: str = ""
+    usd_per_hour: float = 0.0
     threads: int = 0
     drain_s: float = 30.0
     max_assists: int = 2
     depth: int = 1
     prefix_cache: bool = True
     metrics: MetricsDoor = NO_DOOR
+    pool_secret: str = field(default="", repr=False)
+    """What tickets for pulls are made with; empty: the message server's password."""
     profile: Path | None = None
     """A profile's file, to be believed without measuring."""
     fake_kv_bytes: int = BYTES_PER_TOKEN
@@ -110,7 +115,9 @@ async def serve(settings: WorkerProcessSettings) -> None:
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     profile = await profile_of(settings, engine, fabric)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
-    loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), LoopSettings(drain_s=settings.drain_s))
+    tickets = Tickets.of_pool(settings.pool, settings.pool_secret, settings.redis_url)
+    info = worker_info(settings, ref, engine, profile)
+    loop = WorkerLoop(core, fabric, info, SystemClock(), LoopSettings(drain_s=settings.drain_s), tickets)
     metrics = WorkerMetrics(core, SystemClock())
     loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
 
@@ -119,7 +126,7 @@ async def serve(settings: WorkerProcessSettings) -> None:
 
     loop.attach(
         EngineThread(engine, loop.from_thread),
-        Mover(ref, engine, UcxTransport(ref, settings.staging_bytes), loop.tell_worker_from_thread, loop.from_thread),
+        Mover(ref, engine, UcxTransport(ref, settings.staging_bytes), loop.tell_worker_from_thread, loop.from_thread, tickets),
         OutputStage(
             OutputBook(HfDetokenizer(settings.model), SystemClock()),
             open_writer,
@@ -226,6 +233,8 @@ def worker_info(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine,
         token_budget=settings.token_budget,
         max_model_tokens=engine.max_model_tokens,
         prefix_cache=settings.prefix_cache,
+        role=settings.role,
+        usd_per_hour=settings.usd_per_hour,
     )
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import time
 
-from scheduler.simulation.run import run_seed, run_seeds
+from scheduler.simulation.run import run_seed, run_together
+
+ENOUGH = 2000
+"""Schedules among which every point is hit."""
 
 
 def main() -> int:
@@ -16,8 +21,9 @@ def main() -> int:
     which.add_argument("--seed", type=int, help="replay this schedule")
     which.add_argument("--seeds", type=int, nargs=2, metavar=("FROM", "TO"), help="run the schedules FROM..TO-1")
     parser.add_argument("--verbose", action="store_true", help="print every event of the story")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many share a sweep (default: all cores)")
     options = parser.parse_args()
-    return replay(options.seed, options.verbose) if options.seed is not None else sweep(*options.seeds)
+    return replay(options.seed, options.verbose) if options.seed is not None else sweep(*options.seeds, options.processes)
 
 
 def replay(seed: int, verbose: bool) -> int:
@@ -30,12 +36,24 @@ def replay(seed: int, verbose: bool) -> int:
     return 1 if failure else 0
 
 
-def sweep(first: int, stop: int) -> int:
-    tally = run_seeds(range(first, stop))
+def sweep(first: int, stop: int, processes: int) -> int:
+    """Exit status 1 if a schedule failed, 2 if a point, or a named step, that so many schedules aim at was never hit."""
+    began, cpu = time.monotonic(), _cpu_seconds()
+    tally = run_together(range(first, stop), processes)
     print(tally.table())
+    print(f"seeds {first} to {stop - 1}: {time.monotonic() - began:.0f} s, {_cpu_seconds() - cpu:.0f} s of CPU on {processes} processes")
     for failure in tally.failures:
-        print(f"seed {failure.seed}: {failure.why}")
-    return 1 if tally.failures else 0
+        print(f"python -m scheduler.simulation --seed {failure.seed} --verbose  # {failure.why}")
+    if tally.unnamed:
+        print(f"no fault struck at: {', '.join(tally.unnamed)}")
+    if tally.failures:
+        return 1
+    return 2 if tally.unnamed or (tally.never_hit and stop - first >= ENOUGH) else 0
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ def make_spec(rng: Random, number: int, arrival_s: float, schedule: Schedule) ->
 
 def make_sampling(rng: Random, scenario: Scenario) -> SamplingParams:
     """Several choices are drawn, so that they differ; some requests are drawn with penalties, which read what was generated."""
-    sampling = SamplingParams(max_tokens=rng.randint(6, 20), temperature=0.0, seed=rng.getrandbits(31))
+    top = 2 if rng.random() < 0.1 else 0
+    sampling = SamplingParams(max_tokens=rng.randint(*scenario.outputs), temperature=0.0, seed=rng.getrandbits(31), top_logprobs=top)
     if rng.random() >= scenario.sampled_share:
         return sampling
     penalty = rng.choice((0.0, 0.0, 0.0, 1.5))
@@ -169,7 +170,7 @@ def _as_others(prompt: tuple[int, ...], number: int, schedule: Schedule) -> tupl
     if rng.random() >= scenario.shared_share:
         return prompt, ""
     text = Random(seed * 32_452_843 + rng.randrange(2))
-    shared = [text.randrange(FAKE_MODEL.vocab_size) for _ in range(256)][: rng.choice((64, 100, 128, 200, 256))]
+    shared = [text.randrange(FAKE_MODEL.vocab_size) for _ in range(128)][: rng.choice((64, 100, 128))]
     return (*shared, *prompt[len(shared) :]), f"tenant-{rng.randrange(scenario.tenants)}"
 
 

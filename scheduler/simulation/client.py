@@ -127,10 +127,10 @@ class Client:
             self.gone = True
 
     def show(self, entry_id: str, entry: LogEntry) -> None:
-        self.position = entry_id
+        after, self.position = self.position, entry_id
         self.shown.append(entry)
         self.ended = self.ended or isinstance(entry, LogEnd)
-        self.world.oracle.shown(self, entry_id, entry)
+        self.world.oracle.shown(self, after, entry_id, entry)
 
     def is_alone(self) -> None:
         if self.alone_since is None:

@@ -13,9 +13,9 @@ from random import Random
 
 from scheduler.simulation.steps import POINTS, Fault, Point, Step, faults_of
 
-_ANY = (40, 64, 65, 130, 200, 256, 300, 400)
+_ANY = (24, 64, 65, 80, 130, 144, 200)
 _ALMOST_FULL = (118, 119, 120)
-"""Prompts four of which fill 32 blocks of 16 and soon need 36: with 33, one of them must yield."""
+"""Prompts of 8 blocks of 16 that soon need 9 each: with one block more than two or three of them fill, one of them must yield."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Scenario:
     low_blocks: int = 64
     prompts: tuple[int, ...] = _ANY
     """Lengths of prompts, in tokens, to draw from."""
+    outputs: tuple[int, int] = (4, 12)
+    """Fewest and most output tokens that a request may ask for."""
     schedulers: int = 2
     depth: int = 1
     cancel_share: float = 0.1
@@ -209,13 +211,14 @@ def _scenario(step: Step, rng: Random) -> Scenario:
     # Late bytes do harm only in a block that somebody else fills by then.
     crowded = step is Step.WORKER_PREEMPTING
     return Scenario(
-        requests=7 if pulls else rng.randint(5, 7),
-        stragglers=8 if pulls else rng.choice((0, 0, 2)),
-        arrivals_per_s=40.0 if pulls or tight or step in _CANCEL_STEPS else rng.choice((4.0, 12.0, 40.0)),
+        requests=6 if crowded else 5 if pulls else rng.randint(3, 5),
+        stragglers=4 if pulls else rng.choice((0, 0, 1)),
+        arrivals_per_s=200.0 if crowded else 40.0 if pulls or tight or step in _CANCEL_STEPS else rng.choice((4.0, 12.0, 40.0)),
         high_ends=2 if rng.random() < 0.2 and not pulls else 1,
         prompts=_ALMOST_FULL if crowded else _ANY,
-        high_blocks=33 if crowded else rng.randint(28, 36) if tight else 36 if pulls else 96,
-        low_blocks=rng.choice((32, 64)),
+        outputs=(16, 32) if crowded else (4, 12),
+        high_blocks=rng.choice((17, 25)) if crowded else rng.randint(22, 28) if tight else 26 if pulls else 64,
+        low_blocks=rng.choice((24, 32)),
         depth=rng.choice((1, 2)),
         reserved_output=2 if tight else 16,
         cancel_share=0.9 if step is Step.MESSAGE_ABANDON_TRANSFER else 0.7 if step in _CANCEL_STEPS else 0.1,

@@ -7,13 +7,13 @@ right answer to every request beforehand, because the fake engine's next token i
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from scheduler.simulation.answer import Answer, expected_answers
 from shared.fabric import FenceAnswer, Record, WriteStatus
 from shared.messages import LogEnd, LogEntry, LogTokens, Report
 from shared.request import TERMINAL
-from shared.types import BlockId, Phase, RequestId
+from shared.types import BlockId, Phase, RequestId, SamplingParams
 from workers.output import Append
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ EXPIRY_S = 75.0
 """... and this is when they would have expired."""
 
 
+CHECK_EVERY = 6
+"""Events of all cores between two looks into the books of the one that moved last."""
+
+
 class Violation(AssertionError):
     """The system did what it must never do, or did not do what it must."""
 
@@ -51,15 +55,18 @@ class Oracle:
         """Lives that ended, or seemed to: how many attempts can have ended in a crash."""
         self._quiet_since: float | None = None
         self.outcomes: Counter[str] = Counter()
+        self._moves = 0
         self.cached_tokens = 0
         """That sequences found in their worker's cache."""
+        self._writers_of: dict[tuple[RequestId, int], set[int]] = {}
+        """The attempts that wrote tokens of each choice."""
         self._writers: dict[tuple[str, BlockId], str] = {}
         """Whose prompt each block was filled with."""
 
     # -- after every event
 
     def worker_moved(self, shell: WorkerShell) -> None:
-        self._check(f"{shell.name} check()", shell.core.check)
+        self._check_now_and_then(shell)
         if self._world.schedule.scenario.tenants > 1:
             self._tenants_apart(shell)
 
@@ -69,11 +76,18 @@ class Oracle:
             salt = sequence.spec.salt
             for at, number in enumerate(sequence.blocks):
                 writer = self._writers.setdefault((shell.name, number), salt) if at < sequence.num_sealed else salt
-                self._must(writer == salt, f"{shell.name}: {sequence!r} of {salt!r} reads block {number}, written for {writer!r}")
+                if writer != salt:
+                    self._fail(f"{shell.name}: {sequence!r} of {salt!r} reads block {number}, written for {writer!r}")
                 self._writers[shell.name, number] = salt
 
     def scheduler_moved(self, shell: SchedulerShell) -> None:
-        self._check(f"{shell.name} check()", shell.core.check)
+        self._check_now_and_then(shell)
+
+    def _check_now_and_then(self, shell: WorkerShell | SchedulerShell) -> None:
+        """The books, at every few events: what is wrong in them stays wrong, and looking costs more than the event."""
+        self._moves += 1
+        if self._moves % CHECK_EVERY == 0:
+            self._check(f"{shell.name} check()", shell.core.check)
 
     def killed(self, process: Process) -> None:
         self.crashes += 1
@@ -87,11 +101,14 @@ class Oracle:
     def reported(self, shell: WorkerShell, report: Report) -> None:
         """Progress is one number: it never passes what is known, and only preemption takes it back."""
         for own in report.owned:
-            self._must(0 <= own.num_computed <= own.num_tokens, f"{shell.name} has computed more than there is: {own}")
             key = (shell.name, own.request_id, own.attempt)
-            before = self._progress.get(key, (0, 0))
-            self._must(own.num_tokens >= before[0], f"{shell.name} forgot tokens: {before[0]} before {own}")
-            self._must(own.num_computed >= before[1], f"{shell.name} fell back from {before[1]} to {own}, and was not preempted")
+            tokens, computed = self._progress.get(key, (0, 0))
+            if not (0 <= own.num_computed <= own.num_tokens):
+                self._fail(f"{shell.name} has computed more than there is: {own}")
+            if own.num_tokens < tokens:
+                self._fail(f"{shell.name} forgot tokens: {tokens} before {own}")
+            if own.num_computed < computed:
+                self._fail(f"{shell.name} fell back from {computed} to {own}, and was not preempted")
             self._progress[key] = (own.num_tokens, own.num_computed)
 
     def preempted(self, shell: WorkerShell, request_id: RequestId) -> None:
@@ -109,19 +126,25 @@ class Oracle:
 
     def appended(self, who: Process, append: Append, status: WriteStatus) -> None:
         """Whoever is below the fence writes nothing more, be it right or wrong."""
-        request_id, attempt, _, _ = append
+        request_id, attempt, tokens, _ = append
         refused = status is not WriteStatus.DONE
         fence = self._fences.get(request_id, 1)
-        self._must(refused or attempt >= fence, f"{who.name} wrote to {request_id} under attempt {attempt}, below its fence {fence}")
-        self._must(status is not WriteStatus.GAP, f"{who.name} left a gap in {request_id}, of which it is the lawful owner: {append}")
+        if not refused and attempt < fence:
+            self._fail(f"{who.name} wrote to {request_id} under attempt {attempt}, below its fence {fence}")
+        if status is WriteStatus.GAP:
+            self._fail(f"{who.name} left a gap in {request_id}, of which it is the lawful owner: {append}")
+        for entry in tokens if status is WriteStatus.DONE else ():
+            self._writers_of.setdefault((request_id, entry.choice), set()).add(attempt)
 
-    def shown(self, client: Client, entry_id: str, entry: LogEntry) -> None:
+    def shown(self, client: Client, after: str, entry_id: str, entry: LogEntry) -> None:
         """Nothing is shown that is not in the log, as it is in the log, and in its order."""
-        logged = self._world.fabric.read_log(client.request_id)
-        seen = len(client.shown)
-        self._must(seen <= len(logged), f"{client.request_id} was shown entry {seen} of a log of {len(logged)}: {entry}")
-        self._must(logged[seen - 1].entry == entry, f"{client.request_id} was shown {entry} where its log has {logged[seen - 1].entry}")
-        self._must(logged[seen - 1].entry_id == entry_id, f"{client.request_id}: entry {entry_id} is not the one after the last")
+        logged = self._world.fabric.read_log(client.request_id, after, 1)
+        if not logged:
+            self._fail(f"{client.request_id} was shown what is not in its log: {entry}")
+        if logged[0].entry != entry:
+            self._fail(f"{client.request_id} was shown {entry} where its log has {logged[0].entry}")
+        if logged[0].entry_id != entry_id:
+            self._fail(f"{client.request_id}: entry {entry_id} is not the one after the last")
 
     # -- the end
 
@@ -152,6 +175,7 @@ class Oracle:
             self._client_ended_well(client)
         for shell in self._world.workers:
             if shell.alive:
+                self._check(f"{shell.name} check()", shell.core.check)
                 self._must(_idle(shell), f"{shell.name} never came to rest: {shell.core!r}")
                 self._check(f"{shell.name} arena", lambda shell=shell: shell.transport.check(idle=True))
 
@@ -180,9 +204,12 @@ class Oracle:
         """Indexes complete, in order, once, nothing behind its finish; ids and text those of the reference."""
         ids: list[int] = []
         for at, entry in enumerate(entries):
-            self._must(entry.index == len(ids), f"{request_id}: entry at index {entry.index} after {len(ids)} tokens")
-            self._must(not entry.finish or at == len(entries) - 1, f"{request_id}: goes on behind its finish: {entries[at:]}")
+            if entry.index != len(ids):
+                self._fail(f"{request_id}: entry at index {entry.index} after {len(ids)} tokens")
+            if entry.finish and at != len(entries) - 1:
+                self._fail(f"{request_id}: goes on behind its finish: {entries[at:]}")
             ids.extend(entry.token_ids)
+        self._logprobs_right(request_id, answer, entries)
         text = "".join(entry.text for entry in entries)
         self._must(tuple(ids) == answer.token_ids[: len(ids)], f"{request_id}: wrong tokens {ids}, right are {answer.token_ids}")
         self._must(answer.text.startswith(text), f"{request_id}: wrong text {text!r}, right is {answer.text!r}")
@@ -190,6 +217,23 @@ class Oracle:
             self._must(tuple(ids) == answer.token_ids, f"{request_id}: finished after {len(ids)} of {len(answer.token_ids)} tokens")
             self._must(text == answer.text, f"{request_id}: finished with {text!r}, right is {answer.text!r}")
             self._must(entries[-1].finish is answer.finish, f"{request_id}: finish {entries[-1].finish}, right is {answer.finish}")
+
+    def _logprobs_right(self, request_id: str, answer: Answer, entries: list[LogTokens]) -> None:
+        """Each token's own, whoever computed it; a step that computed it again computed the same."""
+        logprobs = tuple(logprob for entry in entries for logprob in entry.logprobs)
+        likeliest = tuple(top for entry in entries for top in entry.top_logprobs)
+        self._must(logprobs == answer.logprobs[: len(logprobs)], f"{request_id}: wrong logprobs {logprobs}, right are {answer.logprobs}")
+        self._must(likeliest == answer.top_logprobs[: len(likeliest)], f"{request_id}: wrong alternatives {likeliest}")
+        self._must(len(logprobs) == sum(len(entry.token_ids) for entry in entries), f"{request_id}: {len(logprobs)} logprobs")
+
+    def continued(self) -> Counter[str]:
+        """Choices that went on in mid-stream under another attempt, by what they asked for."""
+        found: Counter[str] = Counter()
+        for (request_id, _), attempts in self._writers_of.items():
+            head = self._world.fabric.head(request_id)
+            if head is not None and len(attempts) > 1:
+                found.update(_features(head.spec.sampling))
+        return found
 
     def _expected(self, request_id: RequestId) -> tuple[Answer, ...]:
         if request_id not in self._answers:
@@ -237,8 +281,24 @@ class Oracle:
             raise Violation(f"at {self._world.now:.4f}: {what}: {error}") from error
 
     def _must(self, holds: bool, otherwise: str) -> None:
+        """Where it is asked often, `if` and `_fail`: the words cost more than the question."""
         if not holds:
-            raise Violation(f"at {self._world.now:.4f}: {otherwise}")
+            self._fail(otherwise)
+
+    def _fail(self, why: str) -> NoReturn:
+        raise Violation(f"at {self._world.now:.4f}: {why}")
+
+
+def _features(sampling: SamplingParams) -> list[str]:
+    asked = {
+        "greedy": sampling.temperature == 0,
+        "seeded": sampling.temperature > 0,
+        "n > 1": sampling.n > 1,
+        "logprobs": sampling.top_logprobs > 0,
+        "stop strings": bool(sampling.stop),
+        "penalties": sampling.frequency_penalty != 0,
+    }
+    return [name for name, wanted in asked.items() if wanted]
 
 
 def _idle(shell: WorkerShell) -> bool:

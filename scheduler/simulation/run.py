@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import reduce
 
 from scheduler.simulation.build import Parts
 from scheduler.simulation.faults import make_schedule
+from scheduler.simulation.named_steps import hits, named_table
 from scheduler.simulation.steps import POINTS, Fault, Point, Step
 from scheduler.simulation.world import World
 
@@ -31,18 +36,27 @@ class Tally:
     failures: list[Failure] = field(default_factory=list)
     cached_tokens: int = 0
     """Tokens that were not computed because a worker had them in cache."""
+    continued: Counter[str] = field(default_factory=Counter)
+    """Choices that went on in mid-stream elsewhere, by what they asked for."""
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Tally) -> Tally:
         self.schedules += other.schedules
         self.met += other.met
         self.hit += other.hit
         self.outcomes += other.outcomes
         self.failures += other.failures
         self.cached_tokens += other.cached_tokens
+        self.continued += other.continued
+        return self
 
     @property
     def never_hit(self) -> list[Point]:
         return [point for point in POINTS if not self.hit[point]]
+
+    @property
+    def unnamed(self) -> list[str]:
+        """Named steps of the protocol at which no fault struck."""
+        return [name for name, count in hits(self.hit).items() if not count]
 
     def table(self) -> str:
         """One line for each step: how often it was met, and how often each of its faults struck."""
@@ -50,8 +64,11 @@ class Tally:
         for step in Step:
             struck = ", ".join(f"{fault.value} {self.hit[step, fault]}" for fault in _faults(step))
             lines.append(f"{step.value:<52} {self.met[step]:>8}  {struck}")
+        lines += ["", named_table(self.hit), ""]
         lines.append(f"{self.schedules} schedules, {sum(self.hit.values())} faults; ends: {dict(sorted(self.outcomes.items()))}")
-        lines.append(f"{self.cached_tokens} tokens came from a cache")
+        lines.append(
+            f"{self.cached_tokens} tokens came from a cache; choices that went on in mid-stream: {dict(sorted(self.continued.items()))}"
+        )
         return "\n".join(lines)
 
 
@@ -73,7 +90,22 @@ def run_seeds(seeds: Iterable[int], parts: Parts | None = None, *, stop_at_first
     tally = Tally()
     for seed in seeds:
         world, failure = run_seed(seed, parts)
-        tally.add(Tally(1, world.plan.met, world.plan.hit, world.oracle.outcomes, [failure] if failure else [], world.oracle.cached_tokens))
+        tally.add(_tally_of(world, failure))
         if failure and stop_at_first:
             break
     return tally
+
+
+def _tally_of(world: World, failure: Failure | None) -> Tally:
+    plan, oracle = world.plan, world.oracle
+    return Tally(1, plan.met, plan.hit, oracle.outcomes, [failure] if failure else [], oracle.cached_tokens, oracle.continued())
+
+
+def run_together(seeds: Sequence[int], processes: int) -> Tally:
+    """The same over several processes; each takes every so manieth seed, so that all find about the same work."""
+    if processes <= 1:
+        return run_seeds(seeds)
+    shares = [seeds[share :: processes * 4] for share in range(processes * 4)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=logging.disable, initargs=(logging.ERROR,)) as pool:
+        return reduce(Tally.add, pool.map(run_seeds, [share for share in shares if share]), Tally())

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LEASE_S = 3.0
-RENEW_S = 0.5
-TICK_S = 0.25
+RENEW_S = 0.8
+TICK_S = 0.5
 """Rarer than in production, where it costs nothing: every decision is made at an event."""
 RETRY_S = 0.2
 

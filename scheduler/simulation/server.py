@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from scheduler.simulation.world import World
 
 
+HOUR_S = 3600.0
+
+
 class ServerClock:
     """The world's time, as the server's wall clock shows it: a step moves it, nobody's monotonic clock follows."""
 
@@ -23,7 +26,7 @@ class ServerClock:
         return self._clock.now
 
     def wall_ms(self) -> int:
-        return int(1000 * (self._clock.now + self.skew_s)) + 1_000_000
+        return int(1000 * (self._clock.now + self.skew_s)) + 100_000_000
 
 
 class Server:
@@ -43,8 +46,8 @@ class Server:
         return self.up
 
     def step_clock(self, fault: Fault) -> None:
-        step = self._world.rng.uniform(5.0, 60.0)
-        self.clock.skew_s += step if fault is Fault.FORWARD else -step
+        step = HOUR_S if fault in (Fault.HOUR_FORWARD, Fault.HOUR_BACK) else self._world.rng.uniform(5.0, 60.0)
+        self.clock.skew_s += step if fault in (Fault.FORWARD, Fault.HOUR_FORWARD) else -step
         self._world.tell("server", "has its clock stepped to", self.clock.skew_s)
 
     def when_back(self, action: Callable[[], None]) -> None:

@@ -46,6 +46,8 @@ class Fault(StrEnum):
     FAILED = "failed"
     FORWARD = "forward"
     BACK = "back"
+    HOUR_FORWARD = "an hour forward"
+    HOUR_BACK = "an hour back"
 
 
 class Step(StrEnum):
@@ -131,7 +133,7 @@ _FAULTS: dict[str, tuple[Fault, ...]] = {
     "transfer": (Fault.LOST, Fault.TRUNCATED, Fault.CORRUPTED, Fault.LATE_WRITE, Fault.DUPLICATED),
     "engine": (Fault.FAILED,),
     "server": (Fault.AWAY, Fault.RESTARTED),
-    "clock": (Fault.FORWARD, Fault.BACK),
+    "clock": (Fault.FORWARD, Fault.BACK, Fault.HOUR_FORWARD, Fault.HOUR_BACK),
 }
 _EXACT: dict[Step, tuple[Fault, ...]] = {
     # Both are entries of a stream that is read again until they are had: they come late, never not at all.

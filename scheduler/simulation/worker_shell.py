@@ -49,7 +49,7 @@ from workers.step_shape import shape_of
 if TYPE_CHECKING:
     from scheduler.simulation.world import World
 
-TICK_S = 0.2
+TICK_S = 0.4
 """Rarer than in production, where it costs nothing."""
 MEMBER_TTL_S = 15.0
 MEMBER_S = 2.0

@@ -5,7 +5,11 @@
 -- ARGV    1 candidate  2 lease in milliseconds
 -- ANSWER  the candidate's epoch, or 0 if another leads
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+if holder and holder ~= ARGV[1] then
+  -- Longer than any lease lasts: the server's clock was stepped back, and nobody may be there to renew it.
+  if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+  return 0
+end
 local epoch = tonumber(redis.call('GET', KEYS[2]) or '0')
 if not holder then
   local now = redis.call('TIME')

@@ -307,3 +307,11 @@ async def test_a_bug_in_a_command_is_no_outage(redis_fabric: RedisFabric) -> Non
     assert not isinstance(caught.value, FabricUnavailable)
     assert "secret" not in repr(redis_fabric)
     assert Keys(PoolId("p")).pool in repr(redis_fabric)
+
+
+async def test_a_lease_lengthened_by_a_step_of_the_servers_clock_is_cut_to_its_length(redis_fabric: RedisFabric) -> None:
+    """What a clock stepped back by an hour leaves of a dead leader: a lease that lasts another hour."""
+    assert await lead(redis_fabric) > 0
+    await redis_fabric.connection.command("PEXPIRE", redis_fabric.keys.leader, 3_600_000)
+    assert await redis_fabric.lead("another", 60.0) == 0
+    assert await ttl(redis_fabric, redis_fabric.keys.leader) <= 60

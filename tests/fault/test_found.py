@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from scheduler.core import SchedulerCore
 from scheduler.events import Elected, Joined, Known, Tick
 from scheduler.simulation.answer import FAKE_MODEL
@@ -162,4 +164,16 @@ def test_a_server_that_lost_its_tail_goes_on_from_what_it_kept() -> None:
     fabric.restore(0.5)
     assert [record.request_id for record in fabric.records()] == [R1]
     clock.advance(10.0)
+    assert fabric.lead("two", 3.0) > first
+
+
+@pytest.mark.parametrize("back_s", [10.0, 3600.0])
+def test_a_lease_does_not_outlive_its_leader_when_the_servers_clock_steps_back(back_s: float) -> None:
+    """An expiry is a time of the server's wall clock: stepped back an hour, a dead leader's lease held everybody up for an hour."""
+    clock = ManualClock(10_000.0)
+    fabric = FabricModel(clock)
+    first = fabric.lead("one", 3.0)
+    clock.now -= back_s
+    assert fabric.lead("two", 3.0) == 0
+    clock.advance(3.0)
     assert fabric.lead("two", 3.0) > first

@@ -1,47 +1,64 @@
-"""Two thousand schedules of faults: in each, every request ends right, whatever goes wrong on the way."""
+"""Schedules of faults, at least one at each point: in each, every request ends right, whatever goes wrong on the way.
+
+The suite plays some three hundred; `make test-fault` plays 10,000 others (`python -m scheduler.simulation --seeds A B`).
+"""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from scheduler.simulation.run import run_seed, run_seeds
+from scheduler.simulation.named_steps import NAMED_STEPS, hits
+from scheduler.simulation.run import Tally, run_seed, run_seeds
 from scheduler.simulation.steps import POINTS, Point, Step
 
-CHUNK = 250
-CHUNKS = 8
-SCHEDULES = CHUNK * CHUNKS
+SHARES = 8
+ROUNDS = 12
+"""Seeds that aim at one point before it counts as never hit; the first or second hits it, nearly always."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_every_schedule_ends_well(chunk: int) -> None:
-    tally = run_seeds(range(chunk * CHUNK, (chunk + 1) * CHUNK))
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_schedule_ends_well_and_every_point_is_hit(share: int) -> None:
+    tally, missed = Tally(), list[str]()
+    for number in range(share, len(POINTS), SHARES):
+        found = _aim_at(POINTS[number], number)
+        missed += [f"{POINTS[number][0].value}: {POINTS[number][1].value}"] if not found.hit[POINTS[number]] else []
+        tally.add(found)
     print(tally.table())
     assert not tally.failures, "\n".join(f"python -m scheduler.simulation --seed {f.seed} --verbose  # {f.why}" for f in tally.failures)
-    assert len(set(Step) - set(+tally.met)) <= 2, f"never met: {set(Step) - set(+tally.met)}"
-    assert tally.cached_tokens > 10_000, "the caches of two hundred and fifty worlds were hardly used"
+    assert not missed
+    assert tally.cached_tokens > 500, "the caches of some forty worlds were hardly used"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("share", range(4))
-def test_every_point_is_hit(share: int) -> None:
-    """By one of the schedules above that aims at it; most often the first."""
-    missed = [point for point in POINTS[share::4] if not _is_hit(point)]
-    assert not missed, [f"{step.value}: {fault.value}" for step, fault in missed]
+def _aim_at(point: Point, number: int) -> Tally:
+    """Plays the seeds that aim at a point until it is hit."""
+    tally = Tally()
+    for seed in range(number, number + ROUNDS * len(POINTS), len(POINTS)):
+        tally.add(run_seeds([seed]))
+        if tally.hit[point] or tally.failures:
+            break
+    return tally
 
 
-def _is_hit(point: Point) -> bool:
-    for seed in range(POINTS.index(point), SCHEDULES, len(POINTS)):
-        world, _ = run_seed(seed)
-        if world.plan.hit[point]:
-            return True
-    return False
+def test_every_step_of_the_simulator_has_a_name_in_the_protocol() -> None:
+    named = {point for points in NAMED_STEPS.values() for point in points}
+    assert named == set(POINTS)
+    assert all(NAMED_STEPS.values())
+
+
+def test_a_named_step_that_was_never_hit_is_reported() -> None:
+    tally = run_seeds([0])
+    assert set(tally.unnamed) == {name for name, count in hits(tally.hit).items() if count == 0}
+    assert len(tally.unnamed) > len(NAMED_STEPS) / 2
+    assert re.search(r"fence raised +\d+ faults", tally.table())
+    assert Step.WRITE_LEAD in tally.met
 
 
 def test_a_seed_is_one_story_to_the_byte() -> None:
-    for seed in (3, 57, 111):
+    for seed in (3, 57):
         first, _ = run_seed(seed)
         again, _ = run_seed(seed)
         assert [str(line) for line in first.trace] == [str(line) for line in again.trace]
