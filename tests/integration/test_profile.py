@@ -26,6 +26,7 @@ from workers.process import WorkerProcessSettings, build_engine
 from workers.processor import processor_quota
 from workers.profile_files import file_of, find_file, keep_file, read_profile
 from workers.profile_finder import find_or_measure
+from workers.profile_key import profile_key
 from workers.profile_link import GIVER, TAKER, measure_pulls
 
 MEASURED_AGAIN = "it measured again"
@@ -91,7 +92,7 @@ async def test_documents_of_other_versions_are_refused_by_name_and_measured_anew
     settings: WorkerProcessSettings, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fabric = await RedisFabric.connect(settings.redis_url)
-    registry, key = ProfileRegistry.of(fabric), profile_finder.profile_key(settings, engine)
+    registry, key = ProfileRegistry.of(fabric), profile_key(settings, engine)
     newer = json.dumps({"schema": 7})
     await fabric.connection.command("SET", fabric.keys.profile(key.digest), newer, "EX", 60)
     file_of(key).parent.mkdir(parents=True)
