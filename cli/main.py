@@ -126,9 +126,7 @@ def simulate(
 @app.command()
 def profile(
     model: Model,
-    redis_url: Annotated[
-        str, typer.Option(envvar="HEADSTART_REDIS_URL", help="Where to store it for the pool's workers; left out: not.")
-    ] = "",
+    redis_url: Annotated[str, typer.Option(envvar="HEADSTART_REDIS_URL", help="Where to store it for the pool's workers, if given.")] = "",
     pool: Pool = "default",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=device_name)] = "cpu",
     dtype: Dtype = "float32",

@@ -10,7 +10,6 @@ import logging
 import queue
 from collections.abc import Sequence
 from itertools import count
-from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -27,12 +26,12 @@ from workers.transport import KvTransport
 log = logging.getLogger(__name__)
 
 GIVER, TAKER = WorkerRef(WorkerId("profile-giver"), "1"), WorkerRef(WorkerId("profile-taker"), "1")
-ROUNDS = 5
+ROUNDS = 8
 DEADLINE_S = 10.0
 MOST_GRANULES = 64
 
 Link = list[tuple[int, float]]
-"""(bytes, median seconds) of pulls."""
+"""(bytes, seconds) of pulls: the least of some rounds, since whatever disturbs a transfer makes it longer."""
 
 
 def measure_link(engine: Engine, staging_bytes: int) -> Link | None:
@@ -57,7 +56,7 @@ def measure_pulls(engine: Engine, giving: KvTransport, taking: KvTransport, stag
     finally:
         pulls.stop()
     granule_bytes = GRANULE_TOKENS * engine.kv.bytes_per_token
-    return [(size * granule_bytes, median(taken)) for size, taken in zip(sizes, zip(*rounds, strict=True), strict=True)]
+    return [(size * granule_bytes, min(taken)) for size, taken in zip(sizes, zip(*rounds, strict=True), strict=True)]
 
 
 def fit_link(link: Sequence[tuple[int, float]]) -> tuple[float, float]:

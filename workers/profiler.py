@@ -26,6 +26,8 @@ MAX_ROUNDS = 8
 FIRST_ROUND_SHARE = 0.5
 """Of the time: a device so slow that it does not see every shape in it is measured at the first ones alone, all of them again."""
 LEAST_STEPS = 18
+FEWEST_STEPS, PATIENCE_S = 9, 60.0
+"""Where even these take longer than a minute or what was allowed, it ends with fewer."""
 
 
 def _unseen(_: float) -> None: ...
@@ -112,18 +114,23 @@ class _Measuring:
 
     def _warm_up(self) -> None:
         """The first steps of a process are not like later ones: memory is touched, kernels are chosen."""
-        for work in self._works[:4]:
+        for work in self._works[:3]:
             self._run(work)
 
     def _first_round(self) -> None:
         taken: list[float] = []
         for work in self._works:
-            if len(taken) >= LEAST_STEPS and self._spent > FIRST_ROUND_SHARE * self._seconds:
+            if self._has_enough(len(taken)):
                 break
             taken.append(self._run(work))
             self._tell(len(taken) / len(self._works))
         self._works = self._works[: len(taken)]
         self._rounds.append(taken)
+
+    def _has_enough(self, steps: int) -> bool:
+        if steps >= LEAST_STEPS and self._spent > FIRST_ROUND_SHARE * self._seconds:
+            return True
+        return steps >= FEWEST_STEPS and self._spent > max(PATIENCE_S, self._seconds)
 
     def _next_round(self) -> None:
         forwards = len(self._rounds) % 2 == 0

@@ -8,7 +8,7 @@ once it fills half of the window, and so is its end.
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
+from statistics import median_low
 from typing import NamedTuple
 
 from shared.profile import Profile, StepShape
@@ -56,7 +56,7 @@ class StepSpeed:
         if len(self._steps) < LEAST_STEPS or self._looked_at * 8 < len(self._steps):
             return False
         self._looked_at = 0
-        return self._believe(median(step.ratio for step in self._steps))
+        return self._believe(median_low(step.ratio for step in self._steps))
 
     def _forget(self, now: float) -> None:
         steps = self._steps
