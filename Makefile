@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TRACE  ?= ../shared/data/traces/AzureLLMInferenceTrace_conv.csv
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo test test-fault check fix bench clean
+.PHONY: help install demo test test-fault check fix bench bench-balance clean
 
 help:
 	@echo "make install     the environment, in .venv"
@@ -16,6 +17,7 @@ help:
 	@echo "make check       formatting, lint, types, import contracts, file sizes; writes nothing"
 	@echo "make fix         what can be mended by itself"
 	@echo "make bench       the benchmarks; rows go to benchmarks/results/"
+	@echo "make bench-balance  real unequal workers, every policy (docs/balance.md); TRACE=AzureLLMInferenceTrace_conv.csv, as root"
 	@echo "make clean       the environment and every cache"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -59,6 +61,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.prefix_cache
 	$(BIN)/python -m benchmarks.fabric_cost
 	$(BIN)/python -m benchmarks.sse_streams
+
+bench-balance: $(STAMP)
+	$(BIN)/python -m benchmarks.balance --trace $(TRACE) $(OPTIONS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -25,14 +25,14 @@ from scheduler.simulation.serving.world import Serving, ServingWorld
 
 CLUSTERS = Path("examples/clusters")
 CELLS = ("a100-a10-llama", "a100-a30-llama", "a100-a10-qwen2", "a100-a30-qwen2")
-OURS, THEIRS = "take_when_free", "cronus"
+OURS, THEIRS = "headstart", "cronus"
 OTHERS = (
     "data-parallel-round-robin",
     "data-parallel-weighted",
     "data-parallel-least-work",
     "disagg-low-high",
     "disagg-high-low",
-    "high_only",
+    "high-only",
 )
 LOADS = (0.8, 0.95)
 LOW_RATE = 2.0

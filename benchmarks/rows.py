@@ -26,6 +26,8 @@ class Row:
     other_name: str
     target: float | None
     lower_is_better: bool = False
+    interval: tuple[float, float] | None = None
+    """Of the ratio, where rounds allow one."""
 
     @property
     def ratio(self) -> float:
@@ -39,7 +41,8 @@ class Row:
 
     def line(self) -> str:
         verdict = "" if self.target is None else f" (target {self.target:g}: {'holds' if self.holds else 'MISSED'})"
-        return f"{self.name:44} {self.ours:9.2f} {self.other:9.2f} {self.unit:6} {self.ratio:6.2f}x of {self.other_name}{verdict}"
+        within = f" [{self.interval[0]:.2f}, {self.interval[1]:.2f}]" if self.interval else ""
+        return f"{self.name:44} {self.ours:9.2f} {self.other:9.2f} {self.unit:6} {self.ratio:6.2f}x{within} of {self.other_name}{verdict}"
 
 
 def write_rows(benchmark: str, rows: list[Row]) -> Path:
@@ -48,13 +51,17 @@ def write_rows(benchmark: str, rows: list[Row]) -> Path:
     path = RESULTS / f"{benchmark}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     entries = [
-        {key: value for key, value in asdict(row).items() if key != "lower_is_better"} | {"ratio": row.ratio, "holds": row.holds} | about
+        {key: value for key, value in asdict(row).items() if key not in _unsaid(row)} | {"ratio": row.ratio, "holds": row.holds} | about
         for row in rows
     ]
     path.write_text(json.dumps(entries, indent=1) + "\n")
     for row in rows:
         print(row.line())
     return path
+
+
+def _unsaid(row: Row) -> tuple[str, ...]:
+    return ("lower_is_better",) if row.interval else ("lower_is_better", "interval")
 
 
 def machine() -> str:

@@ -32,7 +32,7 @@ def demo_plan(model: Path) -> SystemPlan:
     """
     need_model_dir(model)
     common = ("--threads", "1", "--kv-mib", "64", "--staging-mib", "32", "--token-budget", "64", "--no-prefix-cache")
-    low = tuple(WorkerPlan(f"low-{at}", (*common, "--slowdown", "2")) for at in (1, 2))
+    low = tuple(WorkerPlan(f"low-{at}", (*common, "--slowdown", "2", "--role", "low")) for at in (1, 2))
     return SystemPlan(model=model, served_model_name="demo", workers=(WorkerPlan("high-1", common), *low), echo=False)
 
 

@@ -12,7 +12,20 @@ import typer
 
 from cli import roles
 from cli.children import COMPLAINT
-from cli.options import ApiKeys, CeleryUrl, Dtype, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName
+from cli.options import (
+    ApiKeys,
+    ApiKeysFile,
+    CeleryUrl,
+    Dtype,
+    ExtraModels,
+    LogLevel,
+    Model,
+    NoAuth,
+    Pool,
+    RedisUrl,
+    ServedName,
+    device_name,
+)
 from shared.errors import ConfigError, FabricUnavailable, HeadstartError
 from shared.processes import die_with_parent
 
@@ -46,6 +59,8 @@ def up(
     pool: Pool = "default",
     served_model_name: ServedName = "",
     api_key: ApiKeys = None,
+    api_keys_file: ApiKeysFile = None,
+    extra_model: ExtraModels = None,
     no_auth: NoAuth = False,
     dtype: Dtype = "float32",
     low_slowdown: Annotated[
@@ -55,7 +70,7 @@ def up(
 ) -> None:
     """Everything on this machine: message server, scheduler, workers, gateway. Ctrl-C stops all."""
     from cli.up import UpSettings, run_up
-    from gateway.settings import api_keys_of
+    from gateway.settings import ExtraModel, api_keys_of
 
     settings = UpSettings(
         model=model,
@@ -71,6 +86,8 @@ def up(
         dtype=dtype,
         low_slowdown=low_slowdown,
         log_level=log_level,
+        api_keys_file=api_keys_file,
+        extra_models=tuple(map(ExtraModel.parse, extra_model or ())),
     )
     asyncio.run(run_up(settings))
 
@@ -79,20 +96,71 @@ def up(
 def simulate(
     cluster: Annotated[Path, typer.Option(help="TOML file: the model and the workers. See examples/clusters.")],
     trace: Annotated[Path, typer.Option(help="An Azure LLM trace (.csv) or a Mooncake trace (.jsonl).")],
-    policy: Annotated[list[str], typer.Option(help="A policy to run; repeatable.")] = ["take_when_free"],  # noqa: B006
+    policy: Annotated[list[str], typer.Option(help="A policy to run; repeatable.")] = ["headstart"],  # noqa: B006
     requests: Annotated[int, typer.Option(min=1, help="The first so many requests of the trace.")] = 1000,
     rate: Annotated[float | None, typer.Option(min=0.0, help="Requests a second instead of the trace's own times; 0: all at once.")] = None,
     poisson: Annotated[bool, typer.Option("--poisson", help="Gaps of a Poisson process at --rate.")] = False,
+    workers: Annotated[
+        list[str] | None, typer.Option(help="NAME=COUNT: so many workers of this kind instead of the file's; repeatable.")
+    ] = None,
+    link_gb_s: Annotated[float | None, typer.Option(min=0.001, help="Between any two workers instead of the file's, GB/s one way.")] = None,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Of every worker's step instead of the file's.")] = None,
     ttft: Annotated[float, typer.Option(min=0.0, help="Target for goodput: seconds to the first token.")] = 2.0,
     itl: Annotated[float, typer.Option(min=0.0, help="Target for goodput: seconds between tokens, a request's mean.")] = 0.1,
+    itl_p99: Annotated[
+        float, typer.Option(min=0.0, help="One limit for all: seconds between tokens at p99; the table marks who breaks it.")
+    ] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the noise in measured profiles, and of --poisson.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for figures.json, plots and index.html.")] = None,
 ) -> None:
     """Serves a trace on a cluster that need not exist, under each policy, with the scheduler's and the workers' own code."""
     from cli.simulate import SimulateSettings, run_simulate
     from scheduler.simulation.serving.figures import Targets
+    from scheduler.simulation.serving.what_if import WhatIf
 
-    run_simulate(SimulateSettings(cluster, trace, tuple(policy), requests, rate, poisson, Targets(ttft, itl), seed, out))
+    what_if = WhatIf(tuple(workers or ()), link_gb_s, token_budget)
+    targets = Targets(ttft, itl, itl_p99)
+    run_simulate(SimulateSettings(cluster, trace, tuple(policy), requests, rate, poisson, targets, seed, what_if, out))
+
+
+@app.command()
+def profile(
+    model: Model,
+    redis_url: Annotated[
+        str, typer.Option(envvar="HEADSTART_REDIS_URL", help="Where to store it for the pool's workers; left out: not.")
+    ] = "",
+    pool: Pool = "default",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=device_name)] = "cpu",
+    dtype: Dtype = "float32",
+    token_budget: Annotated[int, typer.Option(min=1, help="Tokens in one engine step.")] = 512,
+    max_sequences: Annotated[int, typer.Option(min=1, help="Sequences held at once.")] = 32,
+    block_tokens: Annotated[int, typer.Option(min=1, max=64, help="Tokens in one KV block; divides 64.")] = 16,
+    kv_mib: Annotated[int, typer.Option(min=1, help="Memory of the KV cache in MiB.")] = 512,
+    staging_mib: Annotated[int, typer.Option(min=1, help="Memory for transfers in flight in MiB.")] = 128,
+    slowdown: Annotated[float, typer.Option(min=1.0, help="As the worker's: every step this many times as long.")] = 1.0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
+    seconds: Annotated[float, typer.Option(min=1, max=110, help="How long to measure at most.")] = 60.0,
+    output: Annotated[Path | None, typer.Option(help="A JSON file for `headstart worker --profile`.")] = None,
+) -> None:
+    """Measures this device with this model, as a worker with the same options would serve it."""
+    from cli.profile import ProfileSettings, run_profile
+    from workers.process import WorkerProcessSettings
+
+    worker = WorkerProcessSettings(
+        redis_url,
+        model,
+        pool=pool,
+        device=device,
+        dtype=dtype,
+        token_budget=token_budget,
+        max_sequences=max_sequences,
+        block_tokens=block_tokens,
+        kv_bytes=kv_mib << 20,
+        staging_bytes=staging_mib << 20,
+        slowdown=slowdown,
+        threads=threads,
+    )
+    asyncio.run(run_profile(ProfileSettings(worker, seconds, output)))
 
 
 @app.command()
@@ -146,6 +214,25 @@ def top(
     from cli.top import run_top
 
     asyncio.run(run_top(redis_url, pool, once=once, every_s=every_s))
+
+
+@app.command()
+def new_key(
+    name: Annotated[str, typer.Argument(help="Whose it is; for people.")],
+    requests: Annotated[int, typer.Option(min=0, help="Requests a minute; 0: as the gateway says.")] = 0,
+    tokens: Annotated[int, typer.Option(min=0, help="Tokens a minute, prompt and output together; 0: as the gateway says.")] = 0,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Read a key that there is already from standard input.")] = False,
+) -> None:
+    """An API key: its line for --api-keys-file on stdout, the key itself, once, on stderr."""
+    from gateway.api_keys import line_of, new_key, rule_of
+    from shared.rates import Rates
+
+    key = sys.stdin.readline().strip() if stdin else new_key()
+    if not key or not name or name.startswith("#") or len(name.split()) != 1:
+        raise ConfigError("new-key: give a NAME without spaces, and with --stdin a key on standard input")
+    if not stdin:
+        print(key, file=sys.stderr)
+    print(line_of(rule_of(key, name, Rates(requests, tokens))))
 
 
 @app.command()

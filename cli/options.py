@@ -38,6 +38,13 @@ RedisUrl = Annotated[
 CeleryUrl = Annotated[
     str, typer.Option(envvar="HEADSTART_CELERY_URL", help="The broker of agents: one server, no cluster; by default the message server.")
 ]
+PoolSecretFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="HEADSTART_POOL_SECRET_FILE",
+        help="A file with the secret that all workers of the pool share (or HEADSTART_POOL_SECRET); it signs transfers of KV.",
+    ),
+]
 Pool = Annotated[str, typer.Option(envvar="HEADSTART_POOL", help="Which pool of workers; one model each.")]
 Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory of a transformers model with its tokenizer.")]
 ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]
@@ -56,3 +63,7 @@ ApiKeys = Annotated[
     typer.Option("--api-key", envvar="HEADSTART_API_KEYS", help="A key that callers may send; repeatable, in the environment with commas."),
 ]
 NoAuth = Annotated[bool, typer.Option("--no-auth", help="No keys, although --host lets other machines in.")]
+ApiKeysFile = Annotated[Path | None, typer.Option(help="A file of API keys' digests and limits: `headstart new-key` writes its lines.")]
+ExtraModels = Annotated[list[str] | None, typer.Option("--extra-model", help="One more model: NAME=DIRECTORY@POOL; repeatable.")]
+RequestRate = Annotated[int, typer.Option("--requests-per-minute", min=0, help="Of each key without a rate of its own; 0: no limit.")]
+TokenRate = Annotated[int, typer.Option("--tokens-per-minute", min=0, help="The same for tokens, prompt and output together.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import typer
 
 from cli.options import (
     ApiKeys,
+    ApiKeysFile,
     CeleryUrl,
     Dtype,
+    ExtraModels,
     LogFormat,
     LogLevel,
     MetricsHost,
@@ -20,8 +23,11 @@ from cli.options import (
     Model,
     NoAuth,
     Pool,
+    PoolSecretFile,
     RedisUrl,
+    RequestRate,
     ServedName,
+    TokenRate,
     device_name,
     one_of,
 )
@@ -35,8 +41,10 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     served_model_name: ServedName = "",
     api_key: ApiKeys = None,
-    api_keys_file: Annotated[Path | None, typer.Option(help="A file of API keys, one a line.")] = None,
-    extra_model: Annotated[list[str] | None, typer.Option(help="One more model: NAME=DIRECTORY@POOL; repeatable.")] = None,
+    api_keys_file: ApiKeysFile = None,
+    requests_per_minute: RequestRate = 0,
+    tokens_per_minute: TokenRate = 0,
+    extra_model: ExtraModels = None,
     no_auth: NoAuth = False,
     max_model_tokens: Annotated[int, typer.Option(min=0, help="Prompt and output together; 0: as the model's config.json says.")] = 0,
     default_max_tokens: Annotated[int, typer.Option(min=1, help="Most output tokens of who asks for no number.")] = 4096,
@@ -46,7 +54,8 @@ def gateway(
     log_format: LogFormat = "",
 ) -> None:
     """The HTTP door. Any number of them may run."""
-    from gateway.settings import ExtraModel, GatewaySettings, api_keys_of, keys_in
+    from gateway.api_keys import rules_in
+    from gateway.settings import ExtraModel, GatewaySettings, api_keys_of
     from shared import logs, tracing
 
     logs.configure("gateway", log_level, log_format)
@@ -58,7 +67,10 @@ def gateway(
         host=host,
         port=port,
         pool=pool,
-        api_keys=(*api_keys_of(api_key or ()), *keys_in(api_keys_file)),
+        api_keys=api_keys_of(api_key or ()),
+        key_rules=rules_in(api_keys_file),
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
         extra_models=tuple(map(ExtraModel.parse, extra_model or ())),
         no_auth=no_auth,
         max_model_tokens=max_model_tokens,
@@ -74,12 +86,17 @@ def gateway(
 def scheduler(
     redis_url: RedisUrl,
     pool: Pool = "default",
-    policy: Annotated[str, typer.Option(envvar="HEADSTART_POLICY", help="Who gives head starts and who takes.")] = "take_when_free",
-    cut: Annotated[int, typer.Option(min=0, help="For the policy fixed_cut: tokens of every head start.")] = 0,
+    policy: Annotated[str, typer.Option(envvar="HEADSTART_POLICY", help="Who gives head starts and who takes.")] = "headstart",
+    cut: Annotated[int, typer.Option(min=0, help="For the policy fixed-cut: tokens of every head start.")] = 0,
     liveness_s: Annotated[float, typer.Option(min=0.1, help="Silence after which a worker is dead.")] = 3.0,
     grace_s: Annotated[float, typer.Option(min=0, help="How long a request lives after its client has left.")] = 10.0,
     max_crashes: Annotated[int, typer.Option(min=1, help="Attempts that ended in a crash before a request fails.")] = 3,
     max_waiting: Annotated[int, typer.Option(min=1, help="Waiting requests beyond which more are refused.")] = 10_000,
+    ttft_target_s: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to the first token that are good enough: cheaper low-ends may take the request; 0: none."),
+    ] = 0.0,
+    itl_target_s: Annotated[float, typer.Option(min=0, help="Seconds between tokens that are good enough; 0: no target.")] = 0.0,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
@@ -98,6 +115,8 @@ def scheduler(
         pool=pool,
         policy=policy,
         cut=cut,
+        ttft_target_s=ttft_target_s,
+        itl_target_s=itl_target_s,
         liveness_s=liveness_s,
         grace_s=grace_s,
         max_crashes=max_crashes,
@@ -125,7 +144,21 @@ def worker(
     slowdown: Annotated[
         float, typer.Option(min=1.0, help="Makes every step this many times as long, to stand in for a slower device.")
     ] = 1.0,
+    role: Annotated[
+        str,
+        typer.Option(
+            help="auto: its measured speed says whether it is low- or high-end; low and high settle it.",
+            callback=one_of("auto", "low", "high"),
+        ),
+    ] = "auto",
+    usd_per_hour: Annotated[
+        float, typer.Option(min=0, envvar="HEADSTART_USD_PER_HOUR", help="What this device costs; 0: unknown, no decision rests on it.")
+    ] = 0.0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="A file of `headstart profile --output`, believed as it is; by default a known profile or a new one."),
+    ] = None,
     fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
     drain_s: Annotated[
         float, typer.Option(min=0, help="How long after SIGTERM its requests may run on before they are handed back.")
@@ -136,6 +169,7 @@ def worker(
         bool,
         typer.Option("--prefix-cache/--no-prefix-cache", help="Keep the KV of prompts for later ones of the same tenant that begin alike."),
     ] = True,
+    pool_secret_file: PoolSecretFile = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
@@ -146,6 +180,7 @@ def worker(
     from shared.metrics import MetricsDoor
     from shared.processes import run
     from workers.process import WorkerProcessSettings, serve
+    from workers.tickets import pool_secret_of
 
     logs.configure("worker", log_level, log_format)
     tracing.configure("worker")
@@ -163,13 +198,17 @@ def worker(
         kv_bytes=kv_mib << 20,
         staging_bytes=staging_mib << 20,
         slowdown=slowdown,
+        role="" if role == "auto" else role,
+        usd_per_hour=usd_per_hour,
         threads=threads,
         fake_kv_bytes=fake_kv_bytes,
         drain_s=drain_s,
         max_assists=max_assists,
         depth=depth,
         prefix_cache=prefix_cache,
+        pool_secret=pool_secret_of(pool_secret_file, os.environ.get("HEADSTART_POOL_SECRET", "")),
         metrics=MetricsDoor(metrics_port, metrics_host),
+        profile=profile,
     )
     run(serve(settings))
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from scheduler.policies import POLICIES
 from scheduler.settings import SchedulerSettings
 from scheduler.simulation.serving.figures import Figures, Targets, figures, table
 from scheduler.simulation.serving.fluid import Bound, fluid_bound
 from scheduler.simulation.serving.page import write_page
 from scheduler.simulation.serving.plan import ClusterPlan, read_cluster
+from scheduler.simulation.serving.policies import check_policy, simulate
 from scheduler.simulation.serving.trace import Arrival, as_poisson, at_rate, read_trace
-from scheduler.simulation.serving.world import Serving, ServingWorld
+from scheduler.simulation.serving.what_if import WhatIf, changed
+from scheduler.simulation.serving.world import Serving
 from shared.errors import ConfigError
 
 SCHEDULED = SchedulerSettings(max_waiting=1_000_000, max_assists=16)
@@ -35,17 +36,17 @@ class SimulateSettings:
     poisson: bool = False
     targets: Targets = field(default_factory=Targets)
     seed: int = 0
+    what_if: WhatIf = field(default_factory=WhatIf)
     out: Path | None = None
     """Folder for `figures.json`, `figures.txt`, plots (PNG) and `index.html`."""
 
 
 def run_simulate(settings: SimulateSettings) -> list[Figures]:
     """Prints the table and writes what was asked for. Raises `ConfigError` for what cannot be simulated."""
-    plan = read_cluster(settings.cluster)
+    plan = changed(read_cluster(settings.cluster), settings.what_if)
     arrivals = _arrivals(settings)
     for policy in settings.policies:
-        if policy not in POLICIES:
-            raise ConfigError(f"--policy {policy}: no scheduler policy goes by that name; choose from {', '.join(sorted(POLICIES))}")
+        check_policy(policy)
     bound = fluid_bound(plan, arrivals)
     rows = _simulate_all(settings, plan, arrivals)
     text = f"{_title(settings, plan, arrivals, bound)}\n{table(rows, bound.requests_per_s)}"
@@ -71,17 +72,18 @@ def _simulate_all(settings: SimulateSettings, plan: ClusterPlan, arrivals: Seque
         task = progress.add_task("simulating", total=len(settings.policies))
         for policy in settings.policies:
             progress.update(task, description=policy)
-            world = ServingWorld(Serving(plan, arrivals, replace(SCHEDULED, policy=policy), settings.seed))
-            world.run()
-            rows.append(figures(policy, world, settings.targets))
+            ran = simulate(policy, Serving(plan, arrivals, SCHEDULED, settings.seed))
+            rows.append(figures(policy, ran, settings.targets))
             progress.advance(task)
     return rows
 
 
 def _title(settings: SimulateSettings, plan: ClusterPlan, arrivals: Sequence[Arrival], bound: Bound) -> str:
-    workers = " + ".join(f"{worker.count} x {worker.gpu.name}" for worker in plan.workers)
+    workers = " + ".join(f"{worker.count} x {worker.gpu.name}" for worker in plan.workers if worker.count)
     rate = "all at once" if settings.rate == 0 else f"{len(arrivals) / max(arrivals[-1].at_s, 1e-9):.2f} req/s"
-    targets = f"TTFT {settings.targets.ttft_s:g} s, ITL {settings.targets.itl_s * 1e3:g} ms"
+    targets = (
+        f"TTFT {settings.targets.ttft_s:g} s, ITL {settings.targets.itl_s * 1e3:g} ms, its p99 {settings.targets.itl_p99_s * 1e3:g} ms"
+    )
     return (
         f"{plan.name}: {workers}, {plan.model.name}, token budget {plan.token_budget}; {len(arrivals)} requests, {rate}."
         f" Fluid bound {bound.requests_per_s:.3f} req/s. Targets: {targets}."

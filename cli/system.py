@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from typing import Self
 import httpx2
 
 from cli.children import Child, Children
+from gateway.settings import ExtraModel
 from shared.errors import ConfigError, HeadstartError
+from shared.keys import Keys
 from shared.redis_fabric import RedisFabric
 from shared.server import EmbeddedServer, free_port
 from shared.types import PoolId, WorkerRef
@@ -32,6 +35,8 @@ class WorkerPlan:
     options: tuple[str, ...] = ()
     module: str = "cli"
     """What `python -m` runs in its place, with the same command line."""
+    model: ExtraModel | None = None
+    """Whose pool it works in; None: the plan's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class SystemPlan:
     model: Path
     served_model_name: str
     workers: tuple[WorkerPlan, ...]
-    redis_url: str = ""
+    redis_url: str = field(default="", repr=False)
     pool: str = "default"
     host: str = "127.0.0.1"
     ports: tuple[int, ...] = (0,)
@@ -55,6 +60,9 @@ class SystemPlan:
     echo: bool = True
     """Whether the children's logs go to this process's stderr."""
     env: dict[str, str] = field(default_factory=dict)
+    api_keys_file: Path | None = None
+    extra_models: tuple[ExtraModel, ...] = ()
+    """Behind the same gateways; each has schedulers of its own."""
 
 
 class System:
@@ -66,6 +74,8 @@ class System:
         self.ports = tuple(port or free_port() for port in plan.ports)
         self._progress = progress
         self._server = None if plan.redis_url else EmbeddedServer()
+        # A server of our own has no other workers. On another's, ours must agree with those that are there already.
+        self._pool_secret = secrets.token_urlsafe(32) if self._server else ""
 
     @property
     def redis_url(self) -> str:
@@ -106,16 +116,25 @@ class System:
         plan, env = self.plan, self._env
         gateway = ["gateway", *self._model, *self._common, "--served-model-name", plan.served_model_name, "--host", plan.host]
         gateway += ["--no-auth"] if plan.no_auth else []
+        gateway += ["--api-keys-file", str(plan.api_keys_file)] if plan.api_keys_file else []
+        gateway += [word for extra in plan.extra_models for word in ("--extra-model", f"{extra.name}={extra.model}@{extra.pool}")]
         # Set even when empty: the keys are the plan's, not those of whoever started this.
         door = env | {"HEADSTART_API_KEYS": ",".join(plan.api_keys)}
         return [
-            *(Child(f"scheduler-{at + 1}", ["scheduler", *self._common, *plan.scheduler_options], env) for at in range(plan.schedulers)),
+            *(child for pool in self._pools for child in self._schedulers(pool)),
             *map(self._worker, plan.workers),
             *(Child(f"gateway-{at + 1}", [*gateway, "--port", str(port)], door) for at, port in enumerate(self.ports)),
         ]
 
+    def _schedulers(self, pool: str) -> list[Child]:
+        suffix = "" if pool == self.plan.pool else f"-{pool}"
+        args = ["scheduler", *self._common_of(pool), *self.plan.scheduler_options]
+        return [Child(f"scheduler-{at + 1}{suffix}", args, self._env) for at in range(self.plan.schedulers)]
+
     def _worker(self, worker: WorkerPlan) -> Child:
-        args = ["worker", *self._model, *self._common, "--name", worker.name, *worker.options]
+        extra = worker.model
+        model = ["--model", str(extra.model), *self._common_of(extra.pool)] if extra else [*self._model, *self._common]
+        args = ["worker", *model, "--name", worker.name, *worker.options]
         return Child(worker.name, args, self._env, module=worker.module)
 
     @property
@@ -124,11 +143,19 @@ class System:
 
     @property
     def _common(self) -> list[str]:
-        return ["--pool", self.plan.pool, "--log-level", self.plan.log_level]
+        return self._common_of(self.plan.pool)
+
+    def _common_of(self, pool: str) -> list[str]:
+        return ["--pool", pool, "--log-level", self.plan.log_level]
+
+    @property
+    def _pools(self) -> list[str]:
+        return [self.plan.pool, *(extra.pool for extra in self.plan.extra_models)]
 
     @property
     def _env(self) -> dict[str, str]:
-        return {"HEADSTART_REDIS_URL": self.redis_url, "TOKENIZERS_PARALLELISM": "false", **self.plan.env}
+        secret = {"HEADSTART_POOL_SECRET": self._pool_secret} if self._pool_secret else {}
+        return {"HEADSTART_REDIS_URL": self.redis_url, "TOKENIZERS_PARALLELISM": "false", **secret, **self.plan.env}
 
     async def _launch(self, children: list[Child]) -> None:
         """Returns when the workers among them have joined and every gateway answers.
@@ -136,19 +163,20 @@ class System:
         Raises `ConfigError` with the last words of one that dies, `HeadstartError` when it takes too long.
         """
         fabric = await RedisFabric.connect(self.redis_url, PoolId(self.plan.pool))
+        pools = [RedisFabric(fabric.connection, Keys(PoolId(pool)), fabric.settings) for pool in self._pools]
         try:
-            before = {member.ref for member in await fabric.members()}
+            before = await _members(pools)
             for child in children:
                 await self.children.add(child)
-            await self._until_ready(fabric, children, before)
+            await self._until_ready(pools, children, before)
         finally:
             await fabric.disconnect()
 
-    async def _until_ready(self, fabric: RedisFabric, children: list[Child], before: set[WorkerRef]) -> None:
+    async def _until_ready(self, pools: list[RedisFabric], children: list[Child], before: set[WorkerRef]) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while True:
             await _complain_of_dead(children)
-            joined = {str(member.ref.worker) for member in await fabric.members() if member.ref not in before}
+            joined = {str(ref.worker) for ref in await _members(pools) - before}
             missing = {child.name for child in children if child.args[0] == "worker"} - joined
             silent = [url for url in self.urls if not await _answers(url)]
             if not missing and not silent:
@@ -159,6 +187,10 @@ class System:
                     f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join([*sorted(missing), *silent])}; see the logs above"
                 )
             await asyncio.sleep(POLL_S)
+
+
+async def _members(pools: list[RedisFabric]) -> set[WorkerRef]:
+    return {member.ref for pool in pools for member in await pool.members()}
 
 
 async def _complain_of_dead(children: list[Child]) -> None:

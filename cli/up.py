@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from cli.system import System, SystemPlan, WorkerPlan, need_model_dir, threads_each
-from gateway.settings import need_keys
+from gateway.api_keys import rules_in
+from gateway.settings import ExtraModel, need_keys
 from shared.processes import on_stop_signals
 
 
@@ -22,7 +23,7 @@ class UpSettings:
     high: int
     host: str
     port: int
-    redis_url: str
+    redis_url: str = field(repr=False)
     pool: str
     served_model_name: str
     dtype: str
@@ -30,29 +31,36 @@ class UpSettings:
     log_level: str
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     no_auth: bool = False
+    api_keys_file: Path | None = None
+    extra_models: tuple[ExtraModel, ...] = ()
 
     def __post_init__(self) -> None:
         need_model_dir(self.model)
-        need_keys(self.host, self.api_keys, no_auth=self.no_auth)
+        need_keys(self.host, bool(self.api_keys or rules_in(self.api_keys_file)), no_auth=self.no_auth)
 
 
 def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
-    """Who runs where. `devices` are the accelerators, fastest first; high-end workers take them first, the CPU serves the rest.
+    """Who runs where: every model gets as many workers.
+
+    `devices` are the accelerators, fastest first; high-end workers take them first, the CPU serves the rest.
 
     Where low- and high-end workers would share one kind of device, the low-end ones are slowed down to play their part.
     """
-    names = [f"high-{at + 1}" for at in range(settings.high)] + [f"low-{at + 1}" for at in range(settings.low)]
-    placed = dict(zip(names, [*devices, *["cpu"] * len(names)], strict=False))
-    on_cpu = sum(device == "cpu" for device in placed.values())
-    high_kinds = {device.split(":")[0] for name, device in placed.items() if name.startswith("high")}
+    models = (None, *settings.extra_models)
+    seats = [("high", at, extra) for at in range(settings.high) for extra in models]
+    seats += [("low", at, extra) for at in range(settings.low) for extra in models]
+    placed = list(zip(seats, [*devices, *["cpu"] * len(seats)], strict=False))
+    on_cpu = sum(device == "cpu" for _, device in placed)
+    high_kinds = {device.split(":")[0] for (kind, _, _), device in placed if kind == "high"}
     workers = []
-    for name, device in placed.items():
-        options = ["--device", device, "--dtype", settings.dtype]
+    for (kind, at, extra), device in placed:
+        options = ["--device", device, "--dtype", settings.dtype, "--role", kind]
         if device == "cpu":
             options += ["--threads", str(threads_each(on_cpu))]
-        if name.startswith("low") and device.split(":")[0] in high_kinds:
+        if kind == "low" and device.split(":")[0] in high_kinds:
             options += ["--slowdown", str(settings.low_slowdown)]
-        workers.append(WorkerPlan(name, tuple(options)))
+        name = f"{kind}-{at + 1}{f'-{extra.pool}' if extra else ''}"
+        workers.append(WorkerPlan(name, tuple(options), model=extra))
     return SystemPlan(
         model=settings.model,
         served_model_name=settings.served_model_name,
@@ -64,6 +72,8 @@ def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
         api_keys=settings.api_keys,
         no_auth=settings.no_auth,
         log_level=settings.log_level,
+        api_keys_file=settings.api_keys_file,
+        extra_models=settings.extra_models,
     )
 
 
@@ -93,9 +103,11 @@ async def run_up(settings: UpSettings) -> None:
             return
         stopped.cancel()
         system = starting.result()
+    names = [settings.served_model_name, *(extra.name for extra in settings.extra_models)]
     try:
         console.print(
-            f"[bold]{settings.served_model_name}[/] at {system.urls[0]}/v1 with {settings.low} low-end and {settings.high} high-end"
+            f"[bold]{', '.join(names)}[/] at {system.urls[0]}/v1 with {settings.low} low-end and {settings.high} high-end"
+            f"{' each' if settings.extra_models else ''}"
         )
         console.print("Ctrl-C stops all; a second one at once.")
         system.children.keep_running()

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.settings import ExtraModel, GatewaySettings, api_keys_of, keys_in
+from gateway.api_keys import rules_in
+from gateway.settings import ExtraModel, GatewaySettings, api_keys_of
 from shared import logs, tracing
 from shared.errors import HeadstartError
 from shared.processes import die_with_parent
@@ -25,7 +26,9 @@ def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, tuple[str, str]]:
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--pool", default=os.environ.get("HEADSTART_POOL", "default"))
     parser.add_argument("--api-key", action="append", default=[], help="one that callers may send; repeatable (HEADSTART_API_KEYS: a,b)")
-    parser.add_argument("--api-keys-file", type=Path, help="a file of such keys, one a line")
+    parser.add_argument("--api-keys-file", type=Path, help="a file of their digests, as `headstart new-key` writes them")
+    parser.add_argument("--requests-per-minute", type=int, default=0, help="of each key without a rate of its own; 0: no limit")
+    parser.add_argument("--tokens-per-minute", type=int, default=0, help="the same; prompt and output together")
     parser.add_argument("--extra-model", action="append", default=[], help="one more model: NAME=DIRECTORY@POOL; repeatable")
     parser.add_argument("--no-auth", action="store_true", help="no keys, although other machines can connect")
     parser.add_argument("--max-model-tokens", type=int, default=0, help="0: as config.json says")
@@ -41,9 +44,9 @@ def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, tuple[str, str]]:
     options["served_model_name"] = options["served_model_name"] or options["model"].name
     in_environment = os.environ.get("HEADSTART_API_KEYS")
     given = options.pop("api_key") or ([in_environment] if in_environment else [])
-    keys = (*api_keys_of(given), *keys_in(options.pop("api_keys_file")))
+    rules = rules_in(options.pop("api_keys_file"))
     extra = tuple(map(ExtraModel.parse, options.pop("extra_model")))
-    return GatewaySettings(api_keys=keys, extra_models=extra, **options), told
+    return GatewaySettings(api_keys=api_keys_of(given), key_rules=rules, extra_models=extra, **options), told
 
 
 def main(arguments: Sequence[str]) -> int:

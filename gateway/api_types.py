@@ -28,6 +28,8 @@ class StreamOptions(Shape):
 
 
 class ResponseStreamOptions(Shape):
+    include_usage: Flag = None
+    """Of the older APIs, and sent here by load generators: a response's last event always tells usage."""
     include_obfuscation: Annotated[object, only(False)] = None
 
 
@@ -48,6 +50,9 @@ class Sampling(Shape):
     prompt_cache_key: fields.User = None
     metadata: fields.Metadata = None
     service_tier: fields.ServiceTier = None
+    prompt_cache_retention: Annotated[object, only("in_memory")] = None
+    prompt_cache_options: Annotated[object, only()] = None
+    moderation: Annotated[object, only()] = None
     # Beyond OpenAI's, by the names that other servers gave them.
     top_k: fields.TopK = None
     min_p: fields.MinP = None
@@ -176,6 +181,9 @@ class ResponseRequest(Sampling):
     max_tool_calls: Annotated[object, only()] = None
     prompt: Annotated[object, only()] = None
     reasoning: Annotated[object, only()] = None
+    access_programs: Annotated[object, only()] = None
+    context_management: Annotated[object, only([])] = None
+    image: Annotated[object, only()] = None
 
 
 class TokenizeRequest(Shape):

@@ -28,19 +28,24 @@ class ChatTemplate:
         self.call_format = call_format_of(source)
         """How its model was trained to write tool calls."""
         self._special_tokens = dict(special_tokens)
+        self._knows_developers = "developer" in source
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Json] = (), *, call_format: str = "") -> str:
         """The conversation as text, special tokens included, up to where the assistant is to speak. Raises what the template raises.
 
-        `tools` go to the template, or into words of our own where calls are written in our generic format.
+        `tools` go to the template, or into words of our own where calls are written in our generic format. The role "developer" is
+        OpenAI's newer name of "system": a template that never mentions it gets the older one.
         """
+        told = [dict(message) if self._knows_developers else _with_older_role(message) for message in messages]
         if (call_format or self.call_format) == "generic":
-            plain, tools = in_words(messages, tools), ()
-        else:
-            plain = [dict(message) for message in messages]
+            told, tools = in_words(told, tools), ()
         # Templates ask both `is defined` and `is none`: what is absent is passed as None, as their authors tried it.
         given = [*tools] or None
-        return self._template.render(messages=plain, tools=given, documents=None, add_generation_prompt=True, **self._special_tokens)
+        return self._template.render(messages=told, tools=given, documents=None, add_generation_prompt=True, **self._special_tokens)
+
+
+def _with_older_role(message: Mapping[str, Any]) -> Json:
+    return {**message, "role": "system"} if message["role"] == "developer" else dict(message)
 
 
 class GenerationBlock(Extension):

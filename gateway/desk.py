@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Query, Request, Response
@@ -12,8 +14,8 @@ from gateway.asks import Ask
 from gateway.conversations import Conversations
 from gateway.errors import RequestEnded
 from gateway.fold import Fold, Json, Kind
-from gateway.intake import Caller, digest
-from gateway.limits import MAX_HEADER_CHARS
+from gateway.intake import Accepted, Caller, digest
+from gateway.limits import MAX_HEADER_CHARS, MAX_TIMEOUT_S
 from gateway.pools import ModelPool
 from gateway.service import Found, Gateway
 from gateway.streams import EventStream, client_gone, wait_for_end
@@ -38,12 +40,21 @@ class Desk:
         key = request.headers.get("idempotency-key", "")
         if len(key) > MAX_HEADER_CHARS:
             raise BadRequest(f"'Idempotency-Key' has at most {MAX_HEADER_CHARS} characters.", "Idempotency-Key", "invalid_value")
-        return Caller(self.owner_key(request), key, digest(request.url.path, body.model_dump_json()))
+        tenant = self.gateway.keyring.tenant_of(request.headers.get("authorization", ""))
+        return Caller(tenant.owner_key, key, digest(request.url.path, body.model_dump_json()), tenant.rates)
 
     async def answer(self, request: Request, ask: Ask, caller: Caller) -> Response:
         """Accepts, then streams, answers at once (background), or answers at the end."""
-        pool = self.gateway.pool_of(ask.model)
+        timeout_s = header_timeout_s(request)
+        if timeout_s:
+            ask = replace(ask, timeout_s=min(timeout_s, ask.timeout_s or timeout_s))
         accepted = await self.gateway.intake_of(ask.model).accept(ask, caller)
+        response = await self._answer(request, ask, accepted)
+        response.headers.update(accepted.rate_headers)
+        return response
+
+    async def _answer(self, request: Request, ask: Ask, accepted: Accepted) -> Response:
+        pool = self.gateway.pool_of(ask.model)
         found = Found(pool, accepted.heads) if accepted.fresh else await self.gateway.whole(pool, accepted.heads[0])
         fold = found.fold()
         if fold.api.stream:
@@ -59,6 +70,21 @@ class Desk:
         opening = self.gateway.open(pool, fold, fresh=fresh)
         ping_s, gauge = self.gateway.settings.ping_s, pool.metrics.streams
         return EventStream(opening, ping_s=ping_s, after=after, with_id=with_id, open_streams=gauge)
+
+
+def header_timeout_s(request: Request) -> float:
+    """`x-request-timeout`, for clients whose body is not theirs to change; 0: none. Raises `BadRequest`."""
+    text = request.headers.get("x-request-timeout")
+    if text is None:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if 0 < seconds <= MAX_TIMEOUT_S:
+        return seconds
+    message = f"'x-request-timeout' must be a number of seconds above 0, at most {MAX_TIMEOUT_S:.0f}."
+    raise BadRequest(message, "x-request-timeout", "invalid_value")
 
 
 def finished_answer(fold: Fold) -> Json:

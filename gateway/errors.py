@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from gateway.fold import LogLost, error_object
+from gateway.rate_limits import RateLimited
 from shared.errors import BadRequest, FabricError, FabricUnavailable, HeadstartError, NotFound, Refused
 from shared.messages import LogEnd
 from shared.types import Phase
@@ -64,6 +65,9 @@ def answer_to(error: HeadstartError) -> JSONResponse:
         case Refused():
             status, code = (503, "no_memory") if error.memory else (429, "too_many_requests")
             return error_response(status, str(error), code, headers={"Retry-After": str(math.ceil(error.retry_after_s))})
+        case RateLimited():
+            code = "request_too_large" if error.too_large else "rate_limit_exceeded"
+            return error_response(429, str(error), code, headers=error.headers)
         case Unauthorized():
             return error_response(401, str(error), "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         case Conflict():

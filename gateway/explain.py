@@ -59,7 +59,7 @@ def _attempts(lines: Sequence[StoryLine], created: int) -> list[Json]:
 
 
 def _attempt(line: StoryLine, created: int) -> Json:
-    copied = ("attempt", "policy", "cut", "offered", "pull_s", "saved_s", "prefix", "considered", "waiting")
+    copied = ("attempt", "policy", "cut", "offered", "pull_s", "saved_s", "prefix", "considered", "lost", "not_cut", "waiting")
     return {
         "at_ms": line.at_ms - created,
         "owner": line.data.get("worker"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gateway.asks import Ask, Prompt
 from gateway.auth import salt_of
@@ -17,6 +17,7 @@ from gateway.limits import MAX_SEED
 from gateway.metrics import Meter
 from gateway.pools import ModelPool
 from gateway.prompts import Limits, check_bias, encode
+from gateway.rate_limits import RateLimits
 from gateway.settings import GatewaySettings
 from gateway.tools_intake import formed
 from gateway.tracing import RequestTrace
@@ -25,6 +26,7 @@ from shared.errors import FabricError, FabricUnavailable, HeadstartError, NotFou
 from shared.fabric import LogHead, SubmitAnswer, SubmitStatus
 from shared.messages import Submission
 from shared.prefixes import prefix_hashes
+from shared.rates import NO_RATES, Rates
 from shared.types import NO_GATEWAY, RequestId, RequestSpec
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Caller:
     owner_key: str = ""
     idempotency_key: str = ""
     body_digest: str = ""
+    rates: Rates = NO_RATES
 
     @property
     def scoped_key(self) -> str:
@@ -50,6 +53,8 @@ class Accepted:
 
     heads: tuple[LogHead, ...]
     fresh: bool
+    rate_headers: Mapping[str, str] = field(default_factory=dict)
+    """What the caller's key has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +66,23 @@ class _Part:
     meter: Meter
     trace: RequestTrace
 
+    @property
+    def most_tokens(self) -> int:
+        """That it may generate, over all choices."""
+        return self.head.spec.sampling.max_tokens * self.head.spec.sampling.n
+
 
 class Intake:
     """The way into one pool."""
 
-    def __init__(self, settings: GatewaySettings, pool: ModelPool, clock: Clock) -> None:
+    def __init__(self, settings: GatewaySettings, pool: ModelPool, clock: Clock, rate_limits: RateLimits) -> None:
         self._settings = settings
+        self._rate_limits = rate_limits
         self._pool = pool
         self._clock = clock
 
     async def accept(self, ask: Ask, caller: Caller) -> Accepted:
-        """Raises `BadRequest`, `NotFound`, `Conflict`, `Refused` or `FabricUnavailable`; nothing is left behind then."""
+        """Raises `BadRequest`, `NotFound`, `Conflict`, `RateLimited`, `Refused` or `FabricUnavailable`; nothing is left behind then."""
         traces = [RequestTrace() for _ in ask.prompts]
         try:
             return await self._accept(ask, caller, traces)
@@ -81,7 +92,22 @@ class Intake:
             raise
 
     async def _accept(self, ask: Ask, caller: Caller, traces: Sequence[RequestTrace]) -> Accepted:
+        owner, rates, limits = caller.owner_key, caller.rates, self._rate_limits
+        headers = await limits.take_request(owner, rates)
         parts = await self._parts(ask, caller, traces)
+        tokens = sum(part.most_tokens + len(part.head.spec.prompt) for part in parts)
+        headers |= await limits.take_tokens(owner, rates, tokens)
+        try:
+            accepted = await self._tell(parts, caller)
+        except BaseException:
+            limits.give_back(owner, rates, tokens)
+            raise
+        if not accepted.fresh:
+            limits.give_back(owner, rates, tokens)
+        return replace(accepted, rate_headers=headers)
+
+    async def _tell(self, parts: Sequence[_Part], caller: Caller) -> Accepted:
+        """Into the pool, all of them or none."""
         # Part 0 is the commit: only it knows the idempotency key, and who finds it finds all others accepted.
         told: list[_Part] = []
         try:
@@ -100,14 +126,17 @@ class Intake:
             await self._take_back(told)
             raise
         for part in parts:
-            self._begin(part)
+            self._begin(part, caller)
         return Accepted(tuple(part.head for part in parts), fresh=True)
 
-    def _begin(self, part: _Part) -> None:
+    def _begin(self, part: _Part, caller: Caller) -> None:
         """Accepted: from now on its log is listened to."""
         spec = part.head.spec
         part.meter.start()
         self._pool.follower.attach(spec.request_id, part.meter)
+        if caller.rates.tokens:
+            refund = self._rate_limits.refund(caller.owner_key, caller.rates, part.most_tokens)
+            self._pool.follower.attach(spec.request_id, refund)
         part.trace.accepted(spec.request_id, spec.model, len(spec.prompt))
         if part.trace.watches:
             self._pool.follower.attach(spec.request_id, part.trace)

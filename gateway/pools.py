@@ -20,6 +20,7 @@ from gateway.tokenizer import Encoder
 from shared.errors import FabricError
 from shared.fabric import Fabric, LogHead, PoolStatus
 from shared.messages import WorkerInfo
+from shared.rates import Allowance, Rates
 from shared.types import RequestId
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class GatewayFabric(Fabric, Logs, Protocol):
     async def discard_log(self, request_id: RequestId) -> None: ...
 
     async def retain(self, request_ids: Sequence[RequestId]) -> None: ...
+
+    async def charge(self, caller: str, rates: Rates, requests: int, tokens: int) -> Allowance: ...
 
     async def pool_status(self) -> PoolStatus: ...
 

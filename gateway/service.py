@@ -12,6 +12,7 @@ from gateway.fold import ApiHead, Fold, Kind, vanished
 from gateway.intake import Intake
 from gateway.model_defaults import Body
 from gateway.pools import GatewayFabric, ModelPool, ServedModel
+from gateway.rate_limits import RateLimits
 from gateway.session import Session, open_session
 from gateway.settings import GatewaySettings
 from shared.clock import Clock, SystemClock
@@ -49,13 +50,14 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, models: Sequence[ServedModel], clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         self.settings = settings
-        self.keyring = Keyring(settings.api_keys)
+        self.keyring = Keyring(settings.rules, settings.rates)
         self.started_ms = clock.wall_ms()
         self.draining = False
         self.pools: dict[str, ModelPool] = {}
         for served in models:
             self.pools[served.name] = ModelPool(served, settings, self.default.metrics if self.pools else None)
-        self._intakes = {name: Intake(settings, pool, clock) for name, pool in self.pools.items()}
+        self.rate_limits = RateLimits(self.default.fabric)
+        self._intakes = {name: Intake(settings, pool, clock, self.rate_limits) for name, pool in self.pools.items()}
 
     def __repr__(self) -> str:
         return f"<Gateway {self.settings.gateway_id} {list(self.pools.values())!r}>"

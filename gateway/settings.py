@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.api_keys import KeyRule, rule_of
 from shared.errors import ConfigError
 from shared.grammar import CALL_FORMATS
+from shared.rates import Rates
 from shared.types import GatewayId
 
 
@@ -36,7 +38,7 @@ class ExtraModel:
 class GatewaySettings:
     """One gateway process. Seconds and tokens in the names."""
 
-    redis_url: str
+    redis_url: str = field(repr=False)
     model: Path
     """Where the tokenizer, and `config.json` for the model's length, are read from."""
     served_model_name: str
@@ -51,7 +53,7 @@ class GatewaySettings:
     default_max_tokens: int = 4096
     """Bound of `max_tokens` of chat and responses when the client gives none."""
     api_keys: tuple[str, ...] = field(default=(), repr=False)
-    """Accepted keys; none: everybody may call, and everybody sees every request whose id they know."""
+    """Accepted keys; none here and in `key_rules`: everybody may call, and everybody sees every request whose id they know."""
     no_auth: bool = False
     """Said aloud: no keys although other machines can connect."""
     ping_s: float = 15.0
@@ -72,6 +74,11 @@ class GatewaySettings:
     tokenizer_threads: int = 2
     tool_call_format: str = ""
     """How the first model writes tool calls, where its template does not say it: a name in `CALL_FORMATS`."""
+    key_rules: tuple[KeyRule, ...] = ()
+    """Further accepted keys, known by their digests."""
+    requests_per_minute: int = 0
+    """Of each key that names no rate of its own, or of everybody together where no keys are needed; 0: no limit."""
+    tokens_per_minute: int = 0
     gateway_id: GatewayId = field(default_factory=lambda: GatewayId(f"gw-{secrets.token_hex(6)}"))
     """One life of this process: its listeners hold while it beats."""
 
@@ -80,15 +87,26 @@ class GatewaySettings:
         _need(self.model.is_dir(), f"--model {self.model} is no directory: point it at one with tokenizer and config.json")
         _need(0 <= self.port <= 65535, f"--port {self.port} is no port: choose 0..65535")
         _need(self.max_model_tokens >= 0, "--max-model-tokens must be positive, or 0 to read it from the model's config.json")
-        need_keys(self.host, self.api_keys, no_auth=self.no_auth)
+        need_keys(self.host, bool(self.rules), no_auth=self.no_auth)
         names = [self.served_model_name, *(extra.name for extra in self.extra_models)]
         pools = [self.pool, *(extra.pool for extra in self.extra_models)]
         _need(len(set(names)) == len(names), f"--extra-model: {', '.join(names)} name a model twice")
         _need(len(set(pools)) == len(pools), f"--extra-model: a pool serves one model, but {', '.join(pools)} name one twice")
         formats = ", ".join(CALL_FORMATS)
         _need(self.tool_call_format in ("", *CALL_FORMATS), f"--tool-call-format {self.tool_call_format}: choose one of {formats}")
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            _need(getattr(self, name) >= 0, f"--{name.replace('_', '-')} must be positive, or 0 for no limit")
         for name in ("default_max_tokens", "ping_s", "poll_s", "verify_s", "beat_s", "watch_s", "buffer_entries", "tokenizer_threads"):
             _need(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be positive")
+
+    @property
+    def rules(self) -> tuple[KeyRule, ...]:
+        """Of every accepted key."""
+        return (*map(rule_of, self.api_keys), *self.key_rules)
+
+    @property
+    def rates(self) -> Rates:
+        return Rates(self.requests_per_minute, self.tokens_per_minute)
 
     @property
     def model_tokens(self) -> int:
@@ -119,23 +137,10 @@ def api_keys_of(given: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
-def keys_in(path: Path | None) -> tuple[str, ...]:
-    """The keys of a file, one a line; empty lines and those that start with `#` say nothing. Raises `ConfigError`."""
-    if path is None:
-        return ()
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--api-keys-file {path} cannot be read ({error})") from error
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
-    _need(bool(keys), f"--api-keys-file {path} holds no key: write one a line")
-    return keys
-
-
-def need_keys(host: str, api_keys: tuple[str, ...], *, no_auth: bool) -> None:
+def need_keys(host: str, keys: bool, *, no_auth: bool) -> None:
     """Raises `ConfigError` where strangers could call: an address beyond this machine, no keys, and nobody said that this is meant."""
-    safe = bool(api_keys) or no_auth or _loopback(host)
-    _need(safe, f"--host {host} lets other machines in, without a key: give --api-key (or HEADSTART_API_KEYS), or say --no-auth")
+    safe = keys or no_auth or _loopback(host)
+    _need(safe, f"--host {host} lets other machines in, without a key: give --api-keys-file (or HEADSTART_API_KEYS), or say --no-auth")
 
 
 def _loopback(host: str) -> bool:

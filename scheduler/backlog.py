@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from scheduler.ordered import Ordered
 from scheduler.requests import LiveRequest
@@ -16,11 +17,12 @@ class Backlog:
     """Ordered by (priority, deadline, arrival); a second order holds those without a head start.
 
     A request that no member could hold is shelved, so that it does not stand before those that can be served.
-    `expect` estimates the output of a request.
+    `expect` estimates the output of a request for its memory, `mean` for its time (by default the same).
     """
 
-    def __init__(self, expect: Callable[[LiveRequest], int], look_ahead: int) -> None:
+    def __init__(self, expect: Callable[[LiveRequest], int], look_ahead: int, mean: Callable[[LiveRequest], int] | None = None) -> None:
         self._expect = expect
+        self._mean = mean or expect
         self._look_ahead = look_ahead
         self._line: Ordered[Key] = Ordered()
         self._bare: Ordered[Key] = Ordered()
@@ -110,11 +112,11 @@ class Backlog:
 
     # -- what policies see: `scheduler.view.WaitingLine`
 
-    def first(self, count: int) -> Iterator[WaitingView]:
-        for at, key in enumerate(self._line):
-            if at == count:
-                return
-            yield self.view(self._by_key[key])
+    def first(self, count: int, skip: int = 0) -> Iterator[WaitingView]:
+        start = self._line.at(skip)
+        if start is not None:
+            for key in islice(self._line.since(start), max(0, count - skip)):
+                yield self.view(self._by_key[key])
 
     def without_head_start(self, skip: int = 0) -> Iterator[WaitingView]:
         start = self._line.at(skip)
@@ -125,6 +127,13 @@ class Backlog:
     def get(self, request_id: RequestId) -> WaitingView | None:
         request = self._by_id.get(request_id)
         return None if request is None else self.view(request)
+
+    def place(self, request_id: RequestId) -> int:
+        return self._line.before(self._by_id[request_id].key)
+
+    @property
+    def mean_tokens(self) -> float:
+        return self.tokens / max(1, len(self))
 
     def view(self, request: LiveRequest) -> WaitingView:
         held = request.head_start
@@ -140,6 +149,7 @@ class Backlog:
             request.submission.num_choices,
             request.submission.num_prompt,
             request.submission.prefix,
+            self._mean(request),
         )
 
     def check(self) -> None:

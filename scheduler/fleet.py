@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from types import MappingProxyType
 
 from scheduler.cost_model import standard_seconds
@@ -10,11 +12,21 @@ from scheduler.ordered import Ordered
 from scheduler.requests import HeadStart, LiveRequest
 from scheduler.view import NOTHING, Amount, Roles, WorkerView
 from shared.messages import Control, Report, WorkerInfo, WorkerState
-from shared.profile import Profile
+from shared.profile import Profile, StepShape
 from shared.types import GRANULE_TOKENS, AssistId, JobSeq, RequestId, WorkerId, WorkerRef
 
 SPEED_CHUNK = 512
 NO_JOB = JobSeq(0, 0)
+
+
+class Standing(StrEnum):
+    """What a worker is to a request that is being placed; all but the first say why it is not given to that worker."""
+
+    FREE = "free"
+    NO_CREDIT = "no token credit"
+    NO_ROOM = "no room"
+    HELPS = "gives head starts"
+    AWAY = "draining"
 
 
 class Worker:
@@ -61,7 +73,8 @@ class Worker:
 
     def hear(self, report: Report) -> bool:
         """Takes over a report's figures. Returns whether its role may have changed."""
-        changed = report.state is not self.state or report.profile is not None
+        corrected = report.profile is not None and report.profile != self.profile
+        changed = report.state is not self.state or corrected
         self.counter, self.state, self.seen, self.held = report.counter, report.state, report.seen, False
         self.credit = Amount(report.credit.tokens, report.credit.blocks, report.credit.sequences)
         self.queued_tokens = self.decodes = self.decode_context = 0
@@ -73,7 +86,7 @@ class Worker:
                 self.decode_context += owned.num_tokens
         for seq in [seq for seq in self.promises if seq <= report.seen]:
             self.unpromise(seq)
-        if report.profile is not None:
+        if corrected:
             self.profile = report.profile
             self.speed = self._measure()
         return changed
@@ -110,6 +123,9 @@ class Worker:
             self.decodes,
             self.decode_context,
             sum(held.grows for held in self.head_starts.values()),
+            info.role,
+            sum(held.limit - held.offered for held in self.head_starts.values() if held.grows),
+            info.usd_per_hour,
         )
 
     def check(self) -> None:
@@ -131,8 +147,9 @@ class Worker:
 class Fleet:
     """All live workers, their views, and who of them is free. `refresh` keeps the three together."""
 
-    def __init__(self, max_assists: int) -> None:
+    def __init__(self, max_assists: int, itl_target_s: float = 0.0) -> None:
         self._max_assists = max_assists
+        self._itl_target_s = itl_target_s
         self._workers: dict[WorkerRef, Worker] = {}
         self._views: dict[WorkerRef, WorkerView] = {}
         self._free: dict[WorkerRef, tuple[float, int, WorkerRef]] = {}
@@ -144,8 +161,13 @@ class Fleet:
         self.idle_assistants: Ordered[tuple[float, WorkerRef]] = Ordered()
         """(-speed, ref): the fastest first."""
         self.soon_free: set[WorkerRef] = set()
+        self.full: set[WorkerRef] = set()
+        """Owners whose decodes leave no room for anybody else."""
         self.news: set[WorkerRef] = set()
         """Free owners whose figures changed since they were last asked."""
+        self._standing: dict[WorkerRef, Standing] = {}
+        self.standings: Counter[Standing] = Counter()
+        """How many workers could, or could not, be given a request now, and why."""
         self.roles = Roles()
         self.largest = 0
         """Tokens of one sequence that the largest member could hold."""
@@ -204,10 +226,27 @@ class Fleet:
                 self.refresh(worker)
         self.largest = max((view.capacity_tokens for view in self._views.values()), default=0)
 
+    def standing(self, ref: WorkerRef) -> Standing:
+        return self._standing.get(ref, Standing.AWAY)
+
+    def _stand(self, view: WorkerView) -> Standing:
+        if view.ref in self._free:
+            return Standing.FREE
+        if view.ref in self.roles.owners:
+            return Standing.NO_ROOM if view.ref in self.full else Standing.NO_CREDIT
+        return Standing.HELPS if view.ref in self.roles.assistants else Standing.AWAY
+
     def _list(self, view: WorkerView) -> None:
+        self._queue(view)
+        standing = self._standing[view.ref] = self._stand(view)
+        self.standings[standing] += 1
+
+    def _queue(self, view: WorkerView) -> None:
         if view.ref in self.roles.owners:
             if view.soon_free:
                 self.soon_free.add(view.ref)
+            if view.full or self._too_slow(view):
+                self.full.add(view.ref)
             if view.free.tokens > 0 and (view.free.sequences > 0 or view.head_starts):
                 self._free[view.ref] = (standard_seconds(view), -view.free.blocks, view.ref)
                 self.free_owners.add(self._free[view.ref])
@@ -216,12 +255,20 @@ class Fleet:
             self._idle[view.ref] = (-view.speed, view.ref)
             self.idle_assistants.add(self._idle[view.ref])
 
+    def _too_slow(self, view: WorkerView) -> bool:
+        """Its decodes alone take as long as a token may."""
+        decodes = StepShape(0, 0, view.decodes, view.decode_context)
+        return self._itl_target_s > 0 and view.decodes > 0 and view.profile.step_seconds(decodes) >= self._itl_target_s
+
     def _could_assist(self, view: WorkerView) -> bool:
         room = view.free.blocks * view.block_tokens >= GRANULE_TOKENS
         return room and view.free.sequences > 0 and view.growing < self._max_assists
 
     def _unlist(self, ref: WorkerRef) -> None:
         self.soon_free.discard(ref)
+        self.full.discard(ref)
+        if (standing := self._standing.pop(ref, None)) is not None:
+            self.standings[standing] -= 1
         self.news.discard(ref)
         if (free := self._free.pop(ref, None)) is not None:
             self.free_owners.remove(free)
@@ -235,5 +282,7 @@ class Fleet:
         assert set(self._views) <= set(self._workers)
         assert len(self.free_owners) == len(self._free)
         assert len(self.idle_assistants) == len(self._idle)
+        assert +self.standings == Counter(self._standing.values())
+        assert set(self._standing) == set(self._views)
         assert self.news <= set(self._free), "somebody who is not free would be asked"
         assert not self.gone & set(self._workers), "a worker that is gone is listed"

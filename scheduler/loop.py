@@ -110,18 +110,19 @@ class SchedulerLoop:
 
     async def _lead(self) -> None:
         self._commands = asyncio.Queue()
-        events_from = await self._tip()
-        submissions_from = await self._rebuild()
-        habits = [
-            self._renew(),
-            self._read_events(events_from),
-            self._read_submissions(submissions_from),
-            self._carry_out_all(),
-            self._tick(),
-            self._watch_members(),
-        ]
-        tasks = [asyncio.create_task(habit) for habit in habits]
+        # From the beginning: a long backlog takes longer to read than the lease lasts, and who loses it begins anew.
+        tasks = [asyncio.create_task(self._renew())]
         try:
+            events_from = await self._tip()
+            submissions_from = await self._rebuild()
+            habits = [
+                self._read_events(events_from),
+                self._read_submissions(submissions_from),
+                self._carry_out_all(),
+                self._tick(),
+                self._watch_members(),
+            ]
+            tasks += [asyncio.create_task(habit) for habit in habits]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()

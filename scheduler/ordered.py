@@ -73,6 +73,12 @@ class Ordered(Generic[K]):
             index -= len(bucket)
         return None
 
+    def before(self, key: K) -> int:
+        """How many keys come before this one."""
+        at = bisect_left(self._lasts, key)
+        inside = bisect_left(self._buckets[at], key) if at < len(self._buckets) else 0
+        return sum(map(len, self._buckets[:at])) + inside
+
     def since(self, key: K) -> Iterator[K]:
         """Keys from `key` on, in order."""
         first = bisect_left(self._lasts, key)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
-from scheduler.cost_model import assign_amount, assist_amount, fits, granted, prefill_seconds, pull_seconds, queued_seconds
+from scheduler.cost_model import assign_amount, assist_amount, fits, granted
 from scheduler.events import Place, Placed
 from scheduler.fleet import Worker
 from scheduler.moves import Moves
+from scheduler.placement_story import placement_story
 from scheduler.policies.base import Assist, Policy, Take
 from scheduler.requests import HeadStart, LiveRequest, Stage
 from scheduler.state import State
@@ -16,8 +15,8 @@ from shared.fabric import WriteStatus
 from shared.messages import Assign, AssistOrder, Source, StopAssist
 from shared.types import AssistId, Phase, WorkerRef
 
-CONSIDERED = 4
-"""Workers whose score parts are told in the story."""
+MAX_DECLINED = 4
+"""Low-ends that may decline before nobody else is asked."""
 
 
 class Placement:
@@ -66,15 +65,31 @@ class Placement:
         return fleet.views[min(fleet.news)] if fleet.news else None
 
     def _assist_all(self, now: float) -> None:
-        while self._state.backlog.bare_length and (best := self._state.fleet.idle_assistants.at(0)) is not None:
-            assist = self._policy.assist(self.view(), self._state.fleet.views[best[-1]])
-            if assist is None:
-                return
-            self._order(self._state.fleet.views[best[-1]], assist, now)
+        """The fastest low-end first; one that declines may stand before others that do not, a few of whom are asked too."""
+        backlog, fleet, declined = self._state.backlog, self._state.fleet, 0
+        while backlog.line_length and declined < MAX_DECLINED and (best := fleet.idle_assistants.at(declined)) is not None:
+            view = fleet.views[best[-1]]
+            match self._policy.assist(self.view(), view):
+                case Assist() as assist:
+                    self._order(view, assist, now)
+                case Take() as take:
+                    self._assign(view, take, now)
+                case None:
+                    declined += 1
 
     def view(self) -> ClusterView:
         fleet = self._state.fleet
-        return ClusterView(fleet.views, self._state.backlog, fleet.roles, len(fleet.soon_free), self._state.prefixes, fleet.is_free_owner)
+        helper, full = fleet.idle_assistants.at(0), bool(fleet.full) and len(fleet.full) == len(fleet.roles.owners)
+        return ClusterView(
+            fleet.views,
+            self._state.backlog,
+            fleet.roles,
+            len(fleet.soon_free),
+            self._state.prefixes,
+            fleet.is_free_owner,
+            helper[-1] if helper else None,
+            full,
+        )
 
     # -- an owner takes
 
@@ -84,7 +99,7 @@ class Placement:
         assert worker is not None
         if not fits(view, waiting):
             raise ValueError(f"policy {self._policy.name} gave {request!r} to {worker!r}, where it does not fit")
-        story = self._story(request, waiting, view, take)
+        story = placement_story(self._state, self._policy.name, request, waiting, view, take)
         self._state.backlog.remove(request)
         request.enter(Stage.PLACING)
         request.owner, request.seq, request.placed_at = view.ref, self._state.next_job(), now
@@ -198,41 +213,3 @@ class Placement:
         """A refusal that may be about the worker: it gets nothing more before it has been heard again."""
         worker.held = status is WriteStatus.SUPERSEDED or worker.held
         self._state.fleet.refresh(worker)
-
-    # -- the story
-
-    def _story(self, request: LiveRequest, waiting: WaitingView, chosen: WorkerView, take: Take) -> dict[str, object]:
-        """Why here and why cut there, in figures."""
-        held = request.head_start
-        giver = self._state.fleet.views.get(held.worker) if held is not None and take.cut else None
-        return {
-            "policy": self._policy.name,
-            "worker": str(chosen.ref),
-            "attempt": request.attempt,
-            "tokens": request.num_tokens,
-            "reserved_output": waiting.expected_output,
-            "cut": take.cut,
-            "source": str(giver.ref) if giver else "",
-            "offered": held.offered if held else 0,
-            "pull_s": round(pull_seconds(chosen, giver, take.cut), 6) if giver else 0.0,
-            "saved_s": round(prefill_seconds(chosen, 0, take.cut), 6),
-            "prefix": self._cached(chosen, waiting),
-            "considered": self._considered(chosen, waiting),
-            "waiting": len(self._state.backlog) - 1,
-        }
-
-    def _considered(self, chosen: WorkerView, waiting: WaitingView) -> list[dict[str, object]]:
-        """The free owners, best first, with the parts of their score; the chosen one among them, wherever it stands."""
-        views = self._state.fleet.views
-        first = [views[key[-1]] for key in islice(self._state.fleet.free_owners, CONSIDERED)]
-        return [self._score(view, waiting) for view in (first if chosen in first else [*first[: CONSIDERED - 1], chosen])]
-
-    def _score(self, view: WorkerView, waiting: WaitingView) -> dict[str, object]:
-        cached = self._cached(view, waiting)
-        return {
-            "worker": str(view.ref),
-            "queued_s": round(queued_seconds(view), 6),
-            "prefill_s": round(prefill_seconds(view, cached, waiting.num_tokens), 6),
-            "prefix": cached,
-            "free_blocks": view.free.blocks,
-        }

@@ -29,12 +29,14 @@ class SchedulerProcessSettings:
 
     redis_url: str
     pool: str = "default"
-    policy: str = "take_when_free"
+    policy: str = "headstart"
     cut: int = 0
     liveness_s: float = 3.0
     grace_s: float = 10.0
     max_crashes: int = 3
     max_waiting: int = 10_000
+    ttft_target_s: float = 0.0
+    itl_target_s: float = 0.0
     metrics: MetricsDoor = NO_DOOR
 
     @property
@@ -46,6 +48,8 @@ class SchedulerProcessSettings:
             grace_s=self.grace_s,
             max_crashes=self.max_crashes,
             max_waiting=self.max_waiting,
+            ttft_target_s=self.ttft_target_s,
+            itl_target_s=self.itl_target_s,
         )
 
 

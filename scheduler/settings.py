@@ -11,7 +11,7 @@ from shared.errors import ConfigError
 class SchedulerSettings:
     """All periods are seconds of the leader's monotonic clock."""
 
-    policy: str = "take_when_free"
+    policy: str = "headstart"
     """A name in `scheduler.policies.POLICIES`."""
     liveness_s: float = 3.0
     """Silence after which an incarnation is dead."""
@@ -39,6 +39,12 @@ class SchedulerSettings:
     """Waiting requests a policy looks at in one decision, at most."""
     leave_growing: int = 8
     """Places in the line that an owner looks beyond a prompt whose head start is growing."""
+    ttft_target_s: float = 0.0
+    """What a request's first token should not take longer than; 0: no target.
+
+    Where prices are known, low-ends that meet the targets serve whole requests."""
+    itl_target_s: float = 0.0
+    """The same for the time between two of its tokens. A worker whose decodes alone take as long is full."""
     load_interval_s: float = 0.25
     """The load is published at most this often."""
     load_repeat_s: float = 1.0
@@ -46,7 +52,7 @@ class SchedulerSettings:
     wait_without_owners_s: float = 30.0
     """The wait that is predicted while requests wait and nobody can own them."""
     cut_tokens: int = 0
-    """Policy `fixed_cut` alone: where every request is cut, in tokens."""
+    """Policy `fixed-cut` alone: where every request is cut, in tokens."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -30,11 +30,11 @@ class State:
         self.judge_from = now + settings.liveness_s
         """Until then no owner's list is judged: it may not know yet what it owns."""
         self.requests: dict[RequestId, LiveRequest] = {}
-        self.backlog = Backlog(self._expected_output, settings.look_ahead)
+        self.backlog = Backlog(self._expected_output, settings.look_ahead, self._mean_output)
         self.writes: Outbox[RequestId] = Outbox(settings.retry_s)
         """The one unanswered write of a request that is neither waiting nor running."""
         self.orders: Outbox[AssistId] = Outbox(settings.retry_s)
-        self.fleet = Fleet(settings.max_assists)
+        self.fleet = Fleet(settings.max_assists, settings.itl_target_s)
         self.liveness = Liveness(settings.liveness_s)
         self.prefixes = PrefixMemory()
         self.listeners = Listeners(settings.liveness_s, settings.grace_s)
@@ -48,6 +48,9 @@ class State:
 
     def _expected_output(self, request: LiveRequest) -> int:
         return self.lengths.expect(request.submission.num_prompt, request.submission.max_tokens, request.delivered)
+
+    def _mean_output(self, request: LiveRequest) -> int:
+        return self.lengths.mean(request.submission.num_prompt, request.submission.max_tokens, request.delivered)
 
     # -- words to the outside
 

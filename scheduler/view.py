@@ -26,6 +26,8 @@ class Amount(NamedTuple):
 
 
 NOTHING = Amount(0, 0, 0)
+FULL_SHARE = 32
+"""A worker whose free KV memory is less than one part in so many counts as full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,12 @@ class WorkerView:
     """Tokens of context of those."""
     growing: int = 0
     """Head starts that it still has to compute. Finished ones only take memory."""
+    role: str = ""
+    """`low` or `high` where its operator said so; empty: its speed says."""
+    growing_tokens: int = 0
+    """Tokens of those that are not offered yet."""
+    usd_per_hour: float = 0.0
+    """0: unknown."""
 
     @property
     def capacity_tokens(self) -> int:
@@ -66,6 +74,11 @@ class WorkerView:
     def soon_free(self) -> bool:
         """It will take a request after the coming step or two."""
         return self.queued_tokens <= self.token_budget and self.free.blocks > 0 and self.free.sequences > 0
+
+    @property
+    def full(self) -> bool:
+        """Its decodes leave no place or hardly any KV memory: it could not take another request, however idle its next step is."""
+        return self.owned + self.decodes > 0 and (self.free.sequences <= 0 or self.free.blocks * FULL_SHARE < self.total_blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,8 @@ class WaitingView:
     """Of `num_tokens`, those that all choices have in common."""
     prefix: bytes = b""
     """Names of its beginnings (see `shared.prefixes`): who may hold them in cache."""
+    mean_output: int = 0
+    """Tokens that requests like it generate on average; 0: as `expected_output`."""
 
 
 class WaitingLine(Protocol):
@@ -105,13 +120,24 @@ class WaitingLine(Protocol):
 
     def __len__(self) -> int: ...
 
-    def first(self, count: int) -> Iterator[WaitingView]: ...
+    def first(self, count: int, skip: int = 0) -> Iterator[WaitingView]:
+        """The first `count`, without the first `skip` of them."""
+        ...
 
     def without_head_start(self, skip: int = 0) -> Iterator[WaitingView]:
         """In order, leaving out the first `skip` of the whole line."""
         ...
 
     def get(self, request_id: RequestId) -> WaitingView | None: ...
+
+    def place(self, request_id: RequestId) -> int:
+        """How many stand before it."""
+        ...
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of the waiting requests; 0 if nobody waits."""
+        ...
 
 
 class Prefixes(Protocol):
@@ -163,3 +189,7 @@ class ClusterView:
     prefixes: Prefixes = NO_PREFIXES
     is_free: Callable[[WorkerRef], bool] = nobody
     """Whether a worker is a free owner: it may be given a request now."""
+    helper: WorkerRef | None = None
+    """The first assistant that has room."""
+    decode_bound: bool = False
+    """Every owner is full: what waits, waits for their decodes to end and not for prefill."""

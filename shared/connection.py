@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from redis import exceptions as foreign
 from redis.asyncio import Redis, RedisCluster
@@ -31,6 +33,9 @@ T = TypeVar("T")
 Client = Any
 """`Redis` or `RedisCluster`: the calls used here are common to both."""
 
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""Options of a `rediss://` address: whom to trust, and our own certificate with its key, where the server wants one."""
+TLS_WORDS = ("ssl_cert_reqs", "ssl_check_hostname", "ssl_keyfile_password")
 RETRY_PAUSE_S = 0.05
 MIN_VERSION = (7, 0)
 _AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "READONLY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
@@ -47,6 +52,8 @@ def translate(error: Exception) -> Exception:
     """Ours for a client library's error."""
     if any(isinstance(cause, _STRANGER) for cause in (error, error.__cause__, error.__context__)):
         return ConfigError(f"the message server refused our credentials ({error}): check the user and password in HEADSTART_REDIS_URL")
+    if _is_about_certificates(error):
+        return ConfigError(f"TLS with the message server failed ({error}): check {', '.join(TLS_FILES)} in HEADSTART_REDIS_URL")
     if isinstance(error, _CONNECTION):
         return FabricUnavailable(f"the message server cannot be reached: {str(error) or type(error).__name__}")
     if isinstance(error, foreign.OutOfMemoryError) or str(error).startswith("OOM"):
@@ -54,6 +61,15 @@ def translate(error: Exception) -> Exception:
     if isinstance(error, foreign.BusyLoadingError | foreign.ReadOnlyError) or str(error).startswith(_AWAY):
         return FabricUnavailable(f"the message server is not ready: {error}")
     return FabricError(f"the message server says: {error}")
+
+
+def _is_about_certificates(error: BaseException | None) -> bool:
+    """Ours or the server's was not accepted: no retry will help. Other failures of TLS are cuts like any other."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and "CERTIFICATE" in (error.reason or ""):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager
@@ -218,10 +234,26 @@ async def open_connection(url: str, settings: FabricSettings | None = None) -> F
 
 def plain_url(url: str) -> str:
     """The address that the client library understands; raises `ConfigError` for another scheme."""
-    scheme = urlsplit(url).scheme
+    parts = urlsplit(url)
+    scheme = parts.scheme
     if scheme not in ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"):
         raise ConfigError(f"HEADSTART_REDIS_URL {without_password(url)!r}: use redis://, rediss://, unix:// or redis+cluster://")
+    if scheme != "unix":
+        _check_options(scheme, parts.query)
     return url.replace(scheme, scheme.removesuffix("+cluster"), 1)
+
+
+def _check_options(scheme: str, query: str) -> None:
+    """What the client library would meet with a stack trace, or too late. Raises `ConfigError`."""
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in (*TLS_FILES, *TLS_WORDS, "db", "protocol"):
+            raise ConfigError(f"HEADSTART_REDIS_URL: unknown option {name!r}; there are {', '.join((*TLS_FILES, *TLS_WORDS))}")
+        if name.startswith("ssl_") and not scheme.startswith("rediss"):
+            raise ConfigError(f"HEADSTART_REDIS_URL: {name} means TLS, which {scheme}:// does not speak: use rediss://")
+        if name in TLS_FILES and not Path(value).is_file():
+            raise ConfigError(f"HEADSTART_REDIS_URL: {name}={value} is no file")
+        if name == "ssl_cert_reqs" and value == "none":
+            log.warning("the message server's certificate is not checked (ssl_cert_reqs=none): anybody in between can read and write")
 
 
 def without_password(url: str) -> str:

@@ -78,6 +78,14 @@ TABLE: tuple[KeyRow, ...] = (
         "with its request",
     ),
     KeyRow(
+        "hs:{<pool>}:rate:<caller>",
+        "hash",
+        "what a caller has used of its rates",
+        "gateway",
+        "gateway",
+        "two minutes after the last charge",
+    ),
+    KeyRow(
         "hs:{<pool>:l<shard>}:head:<id>",
         "hash",
         "a log's head: prompt, stored input items, fence, next indices, end",
@@ -103,6 +111,14 @@ TABLE: tuple[KeyRow, ...] = (
     ),
     KeyRow("hs:{<pool>}:agents", "set", "hosts whose agents may be alive", "agent", "scale, top", "with its longest lease"),
     KeyRow("hs:{<pool>}:agent:<host>", "hash", "an agent's lease: how it is reached, what it runs", "agent", "scale, top", "its own lease"),
+    KeyRow(
+        "hs:{<pool>}:profile:<digest>",
+        "string",
+        "a device's measured profile, JSON",
+        "worker, `headstart profile`",
+        "worker",
+        "`profile_ttl_s` after it was last written or found",
+    ),
     KeyRow(
         "hs:{celery}:<name>",
         ANY_KIND,
@@ -152,11 +168,17 @@ class Keys:
         """Clients choose idempotency keys, of any length: their digest names ours."""
         return f"{self.prefix}idempotency:{blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
+    def rate(self, caller: str) -> str:
+        return f"{self.prefix}rate:{caller}"
+
     def member(self, worker: WorkerRef) -> str:
         return f"{self.prefix}member:{worker}"
 
     def agent(self, host: str) -> str:
         return f"{self.prefix}agent:{host}"
+
+    def profile(self, digest: str) -> str:
+        return f"{self.prefix}profile:{digest}"
 
     def jobs(self, worker: WorkerRef) -> str:
         return f"{self.prefix}jobs:{worker}"

@@ -150,6 +150,10 @@ class Pull:
     """Where the requester's transport receives from this sender's incarnation."""
     fingerprint: bytes
     """Of the wire layout: a sender with another one refuses."""
+    expires_ms: int = 0
+    """Wall clock after which the ticket is void."""
+    ticket: bytes = b""
+    """Proves that the requester belongs to the pool and asked for exactly this: see `workers.tickets`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +210,10 @@ class WorkerInfo:
     max_model_tokens: int
     prefix_cache: bool = True
     """Whether it keeps the KV of what it computed for prompts that begin alike."""
+    role: str = ""
+    """`low` or `high` where its operator said so; empty: its profile says."""
+    usd_per_hour: float = 0.0
+    """What it costs to have it; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from shared.codec import decode, encode
 from shared.connection import OutOfMemory
 from shared.fabric import Record, SubmitAnswer, SubmitStatus, WriteStatus
 from shared.messages import Cancel, CancelAsked, ListenerChange, Submission
+from shared.rates import Allowance, Rates
 from shared.redis_log import RedisLog, status
 from shared.scripts import Call
 from shared.types import GatewayId, Phase, RequestId, WorkerId, WorkerRef
@@ -63,6 +64,13 @@ class RedisRequests(RedisLog):
     def _close(self, request_id: RequestId, attempt: int, phase: Phase) -> Call:
         names = [self.keys.request(request_id), self.keys.submit, self.keys.waiting, self.keys.reserved]
         return scripts.CLOSE(names, request_id, attempt, phase.value, self.settings.retention_s)
+
+    async def charge(self, caller: str, rates: Rates, requests: int, tokens: int) -> Allowance:
+        """Takes requests and tokens of a caller's allowances, both or nothing; a negative number gives back."""
+        call = scripts.RATE([self.keys.rate(caller)], rates.requests, rates.tokens, requests, tokens)
+        granted, requests_left, tokens_left, *ms = await self.connection.run(call)
+        requests_full_s, tokens_full_s, wait_s = (one / 1000 if one >= 0 else -1.0 for one in ms)
+        return Allowance(granted == 1, requests_left, tokens_left, requests_full_s, tokens_full_s, wait_s)
 
     async def record(self, request_id: RequestId) -> Record | None:
         return (await self.records((request_id,)))[0]

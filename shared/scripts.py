@@ -55,6 +55,7 @@ SUBMIT = load("submit")
 CANCEL = load("cancel")
 SET_LISTENER = load("set_listener", repeatable=False)
 CLOSE = load("close")
+RATE = load("rate", repeatable=False)
 
 LEAD = load("lead")
 RESIGN = load("resign")

@@ -129,5 +129,8 @@ class StepBuilder:
         size = self._block_tokens
         written: list[BlockId] = []
         for sequence, _, start, count, _ in self._rows:
-            written += sequence.blocks[start // size : (start + count - 1) // size + 1]
+            if count == 1:
+                written.append(sequence.blocks[start // size])
+            else:
+                written += sequence.blocks[start // size : (start + count - 1) // size + 1]
         return tuple(written)

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-import numpy as np
-import numpy.typing as npt
-
 from shared.types import BlockId
+from workers.free_runs import FreeRuns
 from workers.prefix_cache import Content, Contents, PrefixCache
 
 
@@ -73,7 +71,7 @@ class BlockManager:
         self.pending_blocks = 0
         """Let go, but still written by a launched step: free as soon as it is collected."""
         self._blocks = [Block() for _ in range(total_blocks)]
-        self._free: npt.NDArray[np.bool_] = np.ones(total_blocks, dtype=np.bool_)
+        self._free = FreeRuns(total_blocks)
         """Empty ones."""
         self._contents = Contents()
         self._cache = PrefixCache()
@@ -98,33 +96,27 @@ class BlockManager:
         for _ in range(count):
             number = self._cache.evict()
             self._blocks[number].content = None
-            self._free[number] = True
+            self._free.give(number)
 
     def _extend(self, after: BlockId, count: int) -> list[BlockId]:
-        stop = after + 1
-        while stop < self.total_blocks and stop - after <= count and self._free[stop]:
-            stop += 1
-        return self._take(range(after + 1, stop))
+        start = after + 1
+        return self._take(start, min(count, self._free.run_at(start) - start), start)
 
     def _take_run(self, count: int) -> list[BlockId]:
         """Up to `count` blocks of the longest free run: from its middle if that leaves both its neighbours room to grow."""
-        start, stop = self._longest_run()
-        middle = (start + stop) // 2
-        if start > 0 and stop - middle >= count:
-            start = middle
-        return self._take(range(start, min(stop, start + count)))
+        run, stop = self._free.longest()
+        middle = (run + stop) // 2
+        start = middle if run > 0 and stop - middle >= count else run
+        return self._take(start, min(count, stop - start), run)
 
-    def _longest_run(self) -> tuple[int, int]:
-        edges = np.flatnonzero(np.diff(self._free.astype(np.int8), prepend=0, append=0))
-        longest = int(np.argmax(edges[1::2] - edges[0::2]))
-        return int(edges[2 * longest]), int(edges[2 * longest + 1])
-
-    def _take(self, ids: range) -> list[BlockId]:
-        self._free[ids.start : ids.stop] = False
-        self.free_blocks -= len(ids)
-        for number in ids:
+    def _take(self, start: int, count: int, run: int) -> list[BlockId]:
+        if not count:
+            return []
+        self._free.take(start, count, run)
+        self.free_blocks -= count
+        for number in range(start, start + count):
             self._blocks[number].refs = 1
-        return [BlockId(number) for number in ids]
+        return [BlockId(number) for number in range(start, start + count)]
 
     # -- references
 
@@ -178,7 +170,9 @@ class BlockManager:
         for number in blocks:
             block = self._blocks[number]
             block.writes -= 1
-            if not block.writes and not block.refs and not block.transfers:
+            if block.refs:
+                continue
+            if not block.writes and not block.transfers:
                 self.pending_blocks -= 1
             self._settle(number)
 
@@ -201,7 +195,7 @@ class BlockManager:
         self.free_blocks += 1
         if block.content is None or not self._cache.keep(block.content, number):
             block.content = None
-            self._free[number] = True
+            self._free.give(number)
 
     # -- contents
 
@@ -264,7 +258,7 @@ class BlockManager:
         _expect("offers", [block.offers for block in self._blocks], offers)
         self._cache.check()
         counts = self.counts()
-        believed = (int(self._free.sum()), len(self._cache), self.free_blocks)
+        believed = (len(self._free), len(self._cache), self.free_blocks)
         if (counts.free, counts.cached, counts.free + counts.cached) != believed or counts.total != self.total_blocks:
             raise AssertionError(f"blocks leaked: {counts} of {self.total_blocks}, (free, cached, both) believed {believed}")
         pending = sum(1 for block in self._blocks if block.writes and not block.refs and not block.transfers)

@@ -135,8 +135,9 @@ class CoreMemory(CorePulls):
         self._noted = None
         self._noting = True
         for owned in self.owned.values():
-            if owned.runnable:
-                found += [sequence for sequence in owned.choices if self.may_start(owned, sequence)]
+            if owned.ended or owned.intake or owned.source:
+                continue
+            found += [each for each in owned.choices if (each.blocks and not self._preempted) or self.may_start(owned, each)]
         self._noting = False
         return found
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from shared.messages import AssistState, Credit, OwnedState, Report, WorkerState
+from shared.profile import Profile
 from shared.types import JobSeq, RequestId
 from workers.core_cache import CoreCache
 from workers.core_state import Owned
+from workers.engine import StepPlan
 from workers.events import SendReport
 from workers.sequence import Sequence
 from workers.settings import WorkerSettings
+from workers.step_shape import shape_of
+from workers.step_speed import StepSpeed
 
 NO_CREDIT = Credit(tokens=0, blocks=0, sequences=0)
+FEW = 8
 LEARNING_RATE = 0.1
 """Weight of the latest output in the expected length of outputs."""
+PROFILE_EVERY = 10
+"""Reports: a corrected profile is told at once, and again with every so manieth, since a report may be lost and leaders change."""
 
 
 class CoreReports(CoreCache):
@@ -26,6 +35,8 @@ class CoreReports(CoreCache):
         self._closed: list[RequestId] = []
         self._news = False
         self._expected_output = float(settings.expected_output_tokens)
+        self._speed = StepSpeed(settings.profile) if settings.profile else None
+        self._profile_news = self._was_corrected = False
 
     # -- what is told
 
@@ -48,6 +59,17 @@ class CoreReports(CoreCache):
     def learn_output(self, tokens: int) -> None:
         self._expected_output += LEARNING_RATE * (tokens - self._expected_output)
 
+    def note_step(self, plan: StepPlan, seconds: float) -> None:
+        """Live step times correct the profile: who is throttled is believed to be slower, and again when it ends."""
+        if self._speed is not None and self._speed.saw(shape_of(plan), seconds, self.now):
+            self._profile_news = self._was_corrected = True
+            self.tell_soon()
+
+    @property
+    def speed_factor(self) -> float:
+        """How many times as long as profiled the steps take now."""
+        return self._speed.factor if self._speed else 1.0
+
     # -- figures
 
     def credit(self) -> Credit:
@@ -66,11 +88,23 @@ class CoreReports(CoreCache):
         backlog = growth = 0
         expected, size = int(self._expected_output), self.settings.block_tokens
         for owned in self.owned.values():
-            if len(owned.choices) == 1 and owned.runnable and (sequence := owned.choices[0]).left <= 1:
-                # The common case, a request that decodes, costs no call: this runs with every event.
-                ahead = max(1, expected - sequence.num_tokens + sequence.num_prompt)
+            choices = owned.choices
+            if (
+                len(choices) == 1
+                and not (owned.intake or owned.source)
+                and (first := choices[0]).num_tokens + first.pending - first.num_planned <= 1
+            ):
+                # The common case, a request that decodes, costs hardly a call: this runs with every event.
+                known = first.num_tokens
+                final = first.num_prompt + expected
+                if final <= known:
+                    final = known + 1
+                if final > first.max_tokens:
+                    final = first.max_tokens
+                more = -(-final // size) - len(first.blocks)
                 backlog += 1
-                growth += max(0, -(-min(sequence.max_tokens, sequence.num_tokens + ahead) // size) - len(sequence.blocks))
+                if more > 0:
+                    growth += more
             else:
                 backlog += self._backlog(owned)
                 growth += self._growth(owned)
@@ -106,10 +140,21 @@ class CoreReports(CoreCache):
 
     def report_if_due(self) -> None:
         """At once if there is news or fresh credit, else once per interval."""
+        due = self._news or self.now - self._reported_at >= self.settings.report_s
+        if not due and self._is_busy():
+            return
         credit = self.credit()
-        waited = self.now - self._reported_at >= self.settings.report_s
-        if self._news or waited or self._is_fresh(credit):
+        if due or self._is_fresh(credit):
             self._send_report(credit)
+
+    def _is_busy(self) -> bool:
+        """There is no credit: the few newest requests alone ask for the coming step's tokens. This runs with every event."""
+        left = self.settings.token_budget
+        for owned in islice(reversed(self.owned.values()), FEW):
+            left -= self._backlog(owned)
+            if left <= 0:
+                return True
+        return False
 
     def _is_fresh(self, credit: Credit) -> bool:
         """Credit appeared or grew by much, or is there although the scheduler still subtracts jobs already counted."""
@@ -134,13 +179,25 @@ class CoreReports(CoreCache):
             assists=self._assist_states(),
             closed=tuple(self._closed),
             returned=tuple(self.returned.values()),
+            profile=self._corrected_profile(),
         )
         self._closed.clear()
         self._news = False
         self.command(SendReport(report))
 
+    def _corrected_profile(self) -> Profile | None:
+        """None where there is nothing to say beside what membership says."""
+        repeated = self._was_corrected and self._counter % PROFILE_EVERY == 0
+        if self._speed is None or not (self._profile_news or repeated):
+            return None
+        self._profile_news = False
+        return self._speed.profile
+
     def _owned_state(self, owned: Owned) -> OwnedState:
         """One whose choices have ended has nothing left to compute, although its blocks are free already."""
+        if len(owned.choices) == 1 and not owned.generated and owned.spec.sampling.n == 1:
+            only = owned.choices[0]
+            return OwnedState(owned.spec.request_id, owned.attempt, only.num_tokens, only.num_computed)
         return OwnedState(owned.spec.request_id, owned.attempt, owned.num_tokens, self._computed(owned))
 
     def _computed(self, owned: Owned) -> int:

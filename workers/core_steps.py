@@ -72,16 +72,29 @@ class CoreSteps(CoreRequests):
         for sequence in step_order(self.startable(), self.advancing()):
             if builder.full:
                 break
-            if sequence not in self.suspects:
+            if self._just_decodes(sequence):
+                builder.add(sequence, 1)
+            elif not (self.suspects and sequence in self.suspects):
                 self._add(builder, sequence)
+
+    def _just_decodes(self, sequence: Sequence) -> bool:
+        """The common case, and the short way: one token, and room for it in the blocks that are there."""
+        if sequence.limit is not None or self.suspects or self._preempted:
+            return False
+        ahead = sequence.num_tokens + sequence.pending - sequence.num_planned
+        room = len(sequence.blocks) * self.settings.block_tokens > sequence.num_planned
+        return ahead == 1 and room and sequence.num_planned + 1 < sequence.max_tokens
 
     def _add(self, builder: StepBuilder, sequence: Sequence) -> bool:
         """As many of its tokens as budget and memory have room for; one that lost its blocks in this round waits."""
-        if not sequence.left or (self._preempted and sequence in self._preempted) or not self._is_here(sequence):
+        left = sequence.left
+        if not left or (self._preempted and sequence in self._preempted) or not self._is_here(sequence):
             return False
-        if self.start_from_cache(sequence) and sequence.limit is not None:
-            self.raise_offer(sequence)
-        count = self.tokens_with_room(sequence, min(sequence.left, builder.left))
+        if not sequence.blocks:
+            if self.start_from_cache(sequence) and sequence.limit is not None:
+                self.raise_offer(sequence)
+            left = sequence.left
+        count = self.tokens_with_room(sequence, min(left, builder.left))
         if count:
             builder.add(sequence, count)
         return bool(count)
@@ -107,36 +120,42 @@ class CoreSteps(CoreRequests):
 
     def _collect(self, step: PlannedStep, result: StepDone | StepFailed) -> None:
         self.blocks.end_write(step.written)
-        rows = [row for row in step.rows if row.live]
+        rows = [row for row in step.rows if row.run == row.sequence.run]
         if isinstance(result, StepFailed):
             for row in rows:
                 self._suspect_row(row, result.error)
             return
         self._broken_by.clear()
+        self.note_step(step.plan, result.seconds)
+        sealed = self.settings.block_tokens if self.settings.prefix_cache else 1 << 62
         for row in rows:
-            self._advance_row(row, result)
+            self._advance_row(row, result, sealed)
 
-    def _advance_row(self, row: Row, event: StepDone) -> None:
+    def _advance_row(self, row: Row, event: StepDone, sealed: int) -> None:
+        """`sealed`: tokens of a block that is named once it is full."""
         sequence = row.sequence
-        sequence.computed(row.count)
+        sequence.num_computed += row.count
         if self.suspects:
             self.clear_suspect(sequence)
         if sequence.limit is not None:
             self.raise_offer(sequence)
-        self.seal(sequence)
+        if sequence.num_computed >= (sequence.num_sealed + 1) * sealed:
+            self.seal(sequence)
         if row.sample >= 0:
             owned = self.owned[sequence.spec.request_id]
-            self.fork(owned)
+            if len(owned.choices) > 1:
+                self.fork(owned)
             self._accept(owned, sequence, event, row.sample)
 
     def _accept(self, owned: Owned, sequence: Sequence, event: StepDone, sample: int) -> None:
         """A sampled token is final: it goes to the log, and may be the choice's last."""
-        index, token = sequence.num_generated, event.token_ids[sample]
+        spec, index, token = owned.spec, sequence.num_tokens - sequence.num_prompt, event.token_ids[sample]
         sequence.append(token)
         finish = self._finish_of(sequence, token)
-        top = tuple(event.top_logprobs[sample : sample + 1]) if owned.spec.sampling.top_logprobs else ()
-        place = (owned.spec.request_id, owned.attempt, sequence.choice, index)
-        self.command(Emit(*place, (token,), (event.logprobs[sample],), finish, top, owned.take_cached()))
+        top = tuple(event.top_logprobs[sample : sample + 1]) if spec.sampling.top_logprobs else ()
+        cached = 0 if owned.told_cached else owned.take_cached()
+        ids, logprobs = (token,), (event.logprobs[sample],)
+        self._commands.append(Emit(spec.request_id, owned.attempt, sequence.choice, index, ids, logprobs, finish, top, cached))
         if finish:
             self.learn_output(sequence.num_generated)
             self.end_choice(owned, sequence)

@@ -8,6 +8,7 @@ Messages of `shared.messages.Control` are events as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.messages import Assign, AssistOrder, Control, Report
 from shared.types import AssistId, BlockId, FinishReason, Phase, RequestId, RequestSpec, TokenSpan, TransferId, WorkerRef
@@ -160,14 +161,13 @@ class OpenOutput:
     delivered: tuple[Delivered, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(NamedTuple):
     """Tokens `[index, index + len)` of a choice for the log. `finish` ends the choice; the last choice's ends the request as finished."""
 
     request_id: RequestId
     attempt: int
     choice: int
-    index: int
+    index: int  # type: ignore[assignment]  # as everywhere; nobody looks for a field in it
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: FinishReason | None = None

@@ -14,7 +14,7 @@ from functools import partial
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
 from shared.fabric import Fabric
-from shared.messages import Control, Drain, Job, Report, WorkerInfo, WorkerState
+from shared.messages import Control, Drain, Job, Pull, PullRefused, Report, WorkerInfo, WorkerState
 from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import WorkerRef
@@ -37,6 +37,7 @@ from workers.events import (
 from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import OutputCommand, OutputStage
+from workers.tickets import OPEN, Tickets
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,15 @@ class LoopSettings:
 class WorkerLoop:
     """Runs one worker until `drain` or cancellation. `attach` gives it the parts that call back into it."""
 
-    def __init__(self, core: WorkerCore, fabric: Fabric, info: WorkerInfo, clock: Clock, settings: LoopSettings | None = None) -> None:
+    def __init__(
+        self,
+        core: WorkerCore,
+        fabric: Fabric,
+        info: WorkerInfo,
+        clock: Clock,
+        settings: LoopSettings | None = None,
+        tickets: Tickets = OPEN,
+    ) -> None:
         self.core = core
         self.info = info
         self.watches: list[Watch] = []
@@ -67,6 +76,7 @@ class WorkerLoop:
         self._fabric = fabric
         self._clock = clock
         self._settings = settings or LoopSettings()
+        self._tickets = tickets
         self._outbox: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue()
         self._stories = Storyteller(fabric, clock, str(info.ref))
         self._last_report: Report | None = None
@@ -186,7 +196,19 @@ class WorkerLoop:
                 continue
             if messages:
                 after = messages[-1][0]
-                self.feed(*(message for _, message in messages))
+                self.feed(*(message for _, message in messages if self._admits(message)))
+
+    def _admits(self, message: Control) -> bool:
+        """A pull without a valid ticket is refused here: the core never hears of it."""
+        why = self._tickets.complaint(message, self._ref) if isinstance(message, Pull) else ""
+        if not why or not isinstance(message, Pull):
+            return True
+        log.warning("a pull by %s is refused: %s", message.requester, why, extra={"request": message.request_id})
+        refusal = TellWorker(message.requester, PullRefused(message.transfer, self._ref, why))
+        self._carry_out(refusal)
+        for watch in self.watches:
+            watch((), (refusal,))
+        return False
 
     async def _read_jobs(self) -> None:
         """Only for free slots: what this worker cannot hold stays in its stream, where a leader can see it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from shared.clock import Clock
 from shared.fabric import WriteStatus
-from shared.messages import LogTokens, Pull, Report
+from shared.messages import LogTokens, Pull, PullRefused, Report
 from shared.metrics import SECONDS, TOKENS, MetricSet
 from shared.types import AssistId, FinishReason, Phase, RequestId, TransferId
 from workers.core import WorkerCore
@@ -27,6 +27,7 @@ from workers.events import (
     StepFailed,
     StopFound,
     TellStory,
+    TellWorker,
     WorkerCommand,
     WorkerEvent,
 )
@@ -93,6 +94,7 @@ class WorkerMetrics(MetricSet):
         self.pull_s = self.histogram("kv_transfer_seconds", "Of an arrived transfer, at its receiver.", SECONDS)
         self.pull_tokens = self.histogram("kv_transfer_tokens", "Verified tokens of a transfer, at its receiver.", TOKENS)
         self.verification_failures = self.counter("kv_verification_failures", "Transfers that arrived and were not good as a whole.")
+        self.refused_pulls = self.counter("kv_pulls_refused", "Pulls that this worker did not answer: no valid ticket, or nothing to send.")
         self.recomputed = self.counter("recomputed_tokens", "Tokens that were computed anew.", ["cause"])
         self._sends: dict[TransferId, int] = {}
 
@@ -142,6 +144,8 @@ class WorkerMetrics(MetricSet):
                 self._pulls[command.transfer] = command
             case SendKv():
                 self._sends[command.transfer] = len(command.span)
+            case TellWorker(_, PullRefused()):
+                self.refused_pulls.inc()
             case TellStory(_, "preempted", data):
                 self.preemptions.inc()
                 computed = data.get("num_computed")

@@ -15,6 +15,7 @@ from shared.messages import Control, Pull, PullRefused
 from shared.types import GRANULE_TOKENS, TokenSpan, TransferId, WorkerRef
 from workers.engine import Engine
 from workers.events import AbandonPull, DropPeer, PullEnded, SendEnded, SendKv, StartPull
+from workers.tickets import OPEN, Tickets
 from workers.transport import Arrival, KvTransport, TransferHeader
 from workers.verify import Expected, good_prefix, granule_digests
 
@@ -32,12 +33,21 @@ TellWorker = Callable[[WorkerRef, Control], None]
 class Mover:
     """`put` from any thread; `on_event` and `tell_worker` are called on the mover's thread."""
 
-    def __init__(self, ref: WorkerRef, engine: Engine, transport: KvTransport, tell_worker: TellWorker, on_event: OnTransfer) -> None:
+    def __init__(
+        self,
+        ref: WorkerRef,
+        engine: Engine,
+        transport: KvTransport,
+        tell_worker: TellWorker,
+        on_event: OnTransfer,
+        tickets: Tickets = OPEN,
+    ) -> None:
         self._ref = ref
         self._engine = engine
         self._transport = transport
         self._tell_worker = tell_worker
         self._on_event = on_event
+        self._tickets = tickets
         self._pulls: dict[TransferId, StartPull] = {}
         self._sends: dict[tuple[TransferId, WorkerRef], memoryview] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mover")
@@ -80,10 +90,8 @@ class Mover:
             return
         self._pulls[pull.transfer] = pull
         fingerprint = self._engine.kv.fingerprint
-        self._tell_worker(
-            pull.source,
-            Pull(pull.transfer, pull.assist, pull.request_id, pull.attempt, pull.span, self._ref, address, fingerprint),
-        )
+        asked = Pull(pull.transfer, pull.assist, pull.request_id, pull.attempt, pull.span, self._ref, address, fingerprint)
+        self._tell_worker(pull.source, self._tickets.signed(asked, pull.source))
 
     def _arrived(self, arrival: Arrival) -> None:
         pull = self._pulls.pop(arrival.transfer, None)

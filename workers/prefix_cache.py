@@ -170,6 +170,7 @@ class PrefixCache:
     def check(self) -> None:
         """Every cached block serves its content, behind one that has a block. Raises `AssertionError`."""
         followers = Counter(content.parent for _, content in self._cached.values())
+        leaves = set(self._leaves)
         if followers != self._followers:
             raise AssertionError(f"followers of cached blocks: {followers} counted, {self._followers} booked")
         for number, (used, content) in self._cached.items():
@@ -178,7 +179,7 @@ class PrefixCache:
                 raise AssertionError(f"block {number} is cached and yet not found by its content")
             if parent is None or not (parent.is_root or parent in self._holder):
                 raise AssertionError(f"block {number} is cached, and what comes before it is gone")
-            if not self._followers[content] and (used, number) not in self._leaves:
+            if not self._followers[content] and (used, number) not in leaves:
                 raise AssertionError(f"block {number} is cached and can never be evicted")
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shared import logs
@@ -19,6 +19,7 @@ from shared.metrics import NO_DOOR, MetricsDoor, shown
 from shared.processes import on_stop_signals
 from shared.profile import Profile
 from shared.redis_fabric import RedisFabric
+from shared.redis_profiles import ProfileRegistry
 from shared.types import GRANULE_TOKENS, PoolId, WorkerId, WorkerRef
 from workers.core import WorkerCore
 from workers.engine import Engine
@@ -32,6 +33,7 @@ from workers.mover import Mover
 from workers.output import LogWriter, OutputBook, OutputStage
 from workers.settings import WorkerSettings
 from workers.slowed_engine import SlowedEngine
+from workers.tickets import Tickets
 from workers.tracing import WorkerTracing
 from workers.ucx_transport import UcxTransport
 
@@ -53,7 +55,7 @@ FAKE_PROFILE = Profile(
 class WorkerProcessSettings:
     """What the command line decides."""
 
-    redis_url: str
+    redis_url: str = field(repr=False)
     model: Path
     engine: str = "torch"
     name: str = ""
@@ -66,12 +68,18 @@ class WorkerProcessSettings:
     kv_bytes: int = 512 << 20
     staging_bytes: int = 128 << 20
     slowdown: float = 1.0
+    role: str = ""
+    usd_per_hour: float = 0.0
     threads: int = 0
     drain_s: float = 30.0
     max_assists: int = 2
     depth: int = 1
     prefix_cache: bool = True
     metrics: MetricsDoor = NO_DOOR
+    pool_secret: str = field(default="", repr=False)
+    """What tickets for pulls are made with; empty: the message server's password."""
+    profile: Path | None = None
+    """A profile's file, to be believed without measuring."""
     fake_kv_bytes: int = BYTES_PER_TOKEN
     """KV bytes of one token of the engine without a model, rounded to what it can make."""
 
@@ -84,6 +92,10 @@ class WorkerProcessSettings:
         _need(
             self.block_tokens > 0 and GRANULE_TOKENS % self.block_tokens == 0,
             f"--block-tokens {self.block_tokens}: choose a divisor of {GRANULE_TOKENS}",
+        )
+        _need(
+            self.profile is None or self.engine != "fake",
+            f"--profile {self.profile}: the fake engine has a profile of its own; leave one of them out",
         )
         _need(
             self.token_budget >= self.max_sequences,
@@ -100,10 +112,12 @@ async def serve(settings: WorkerProcessSettings) -> None:
     ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), new_incarnation())
     logs.bind(worker=str(ref))
     engine = build_engine(settings)
-    profile = measure(engine, settings)
-    core = WorkerCore(core_settings(settings, ref, engine, profile))
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
-    loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), LoopSettings(drain_s=settings.drain_s))
+    profile = await profile_of(settings, engine, fabric)
+    core = WorkerCore(core_settings(settings, ref, engine, profile))
+    tickets = Tickets.of_pool(settings.pool, settings.pool_secret, settings.redis_url)
+    info = worker_info(settings, ref, engine, profile)
+    loop = WorkerLoop(core, fabric, info, SystemClock(), LoopSettings(drain_s=settings.drain_s), tickets)
     metrics = WorkerMetrics(core, SystemClock())
     loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
 
@@ -112,7 +126,7 @@ async def serve(settings: WorkerProcessSettings) -> None:
 
     loop.attach(
         EngineThread(engine, loop.from_thread),
-        Mover(ref, engine, UcxTransport(ref, settings.staging_bytes), loop.tell_worker_from_thread, loop.from_thread),
+        Mover(ref, engine, UcxTransport(ref, settings.staging_bytes), loop.tell_worker_from_thread, loop.from_thread, tickets),
         OutputStage(
             OutputBook(HfDetokenizer(settings.model), SystemClock()),
             open_writer,
@@ -174,15 +188,17 @@ def _real(settings: WorkerProcessSettings) -> Engine:
         raise ModelRefused(f"--model {settings.model}: {refusal}; {remedy}") from None
 
 
-def measure(engine: Engine, settings: WorkerProcessSettings) -> Profile:
-    """The device's profile: measured, or what the engine without a model pretends."""
+async def profile_of(settings: WorkerProcessSettings, engine: Engine, fabric: RedisFabric) -> Profile:
+    """The device's profile: known, measured now, or what the engine without a model pretends."""
     if settings.engine == "fake":
-        return replace(FAKE_PROFILE.scaled(settings.slowdown), kv_bytes_per_token=engine.kv.bytes_per_token)
-    from workers.profile_progress import profile_progress
-    from workers.profiler import profile_engine
+        return pretended(settings, engine)
+    from workers.profile_finder import find_or_measure
 
-    with profile_progress() as progress:
-        return profile_engine(engine, token_budget=settings.token_budget, progress=progress)
+    return await find_or_measure(settings, engine, ProfileRegistry.of(fabric))
+
+
+def pretended(settings: WorkerProcessSettings, engine: Engine) -> Profile:
+    return replace(FAKE_PROFILE.scaled(settings.slowdown), kv_bytes_per_token=engine.kv.bytes_per_token)
 
 
 def core_settings(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine, profile: Profile) -> WorkerSettings:
@@ -217,6 +233,8 @@ def worker_info(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine,
         token_budget=settings.token_budget,
         max_model_tokens=engine.max_model_tokens,
         prefix_cache=settings.prefix_cache,
+        role=settings.role,
+        usd_per_hour=settings.usd_per_hour,
     )
 
 

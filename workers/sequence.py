@@ -98,7 +98,8 @@ class Sequence:
     def append(self, token: int) -> None:
         """The oldest pending token became known."""
         self.pending -= 1
-        self._grow(1)
+        if self.num_tokens == len(self._ids):
+            self._grow(1)
         self._ids[self.num_tokens] = token
         self.num_tokens += 1
 

@@ -9,15 +9,15 @@ from scheduler.policies.cronus import Cronus
 from scheduler.policies.data_parallel import LeastWork, RoundRobin, WeightedRoundRobin
 from scheduler.policies.disaggregated import DisaggregatedHighLow, DisaggregatedLowHigh
 from scheduler.policies.fixed_cut import FixedCut
+from scheduler.policies.headstart import Headstart
 from scheduler.policies.high_only import HighOnly
-from scheduler.policies.take_when_free import TakeWhenFree
 from scheduler.settings import SchedulerSettings
 from shared.errors import ConfigError
 
 POLICIES: dict[str, Callable[[SchedulerSettings], Policy]] = {
     policy.name: policy
     for policy in (
-        TakeWhenFree,
+        Headstart,
         Cronus,
         DisaggregatedLowHigh,
         DisaggregatedHighLow,

@@ -49,6 +49,6 @@ class Policy(Protocol):
         """Asked of an owner that has token credit: the waiting request that it should take now. It must fit."""
         ...
 
-    def assist(self, view: ClusterView, worker: WorkerView) -> Assist | None:
-        """Asked of an assistant that has room for at least a granule. None: no waiting prompt needs a head start, from anybody."""
+    def assist(self, view: ClusterView, worker: WorkerView) -> Assist | Take | None:
+        """Asked of an assistant that has room for at least a granule: a head start, or a whole request for itself; None: nothing for it."""
         ...

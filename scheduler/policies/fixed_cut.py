@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from scheduler.cost_model import assist_limit, can_hold, fits, usable_cut
 from scheduler.policies.base import Assist, Take
-from scheduler.policies.take_when_free import TakeWhenFree
+from scheduler.policies.headstart import Headstart
+from scheduler.scores import giver_of
 from scheduler.view import ClusterView, WaitingView, WorkerView
 from shared.types import whole_granules
 
 
-class FixedCut(TakeWhenFree):
+class FixedCut(Headstart):
     """A request waits until its head start has come to the cut. It is assigned as it is when that can no longer happen."""
 
-    name = "fixed_cut"
+    name = "fixed-cut"
     waits_for_head_starts = True
 
     def take(self, view: ClusterView, worker: WorkerView) -> Take | None:
@@ -25,7 +26,7 @@ class FixedCut(TakeWhenFree):
 
     def cut(self, view: ClusterView, worker: WorkerView, waiting: WaitingView) -> int:
         """Whatever it costs: the point is the cut, not the time."""
-        giver = self._giver(view, waiting)
+        giver = giver_of(view, waiting)
         if giver is None or giver.fingerprint != worker.fingerprint:
             return 0
         return min(self._goal(waiting), usable_cut(waiting))

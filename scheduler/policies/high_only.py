@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from scheduler.policies.base import Assist
-from scheduler.policies.take_when_free import TakeWhenFree
+from scheduler.policies.headstart import Headstart
 from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
 
 
-class HighOnly(TakeWhenFree):
-    name = "high_only"
+class HighOnly(Headstart):
+    name = "high-only"
 
     def classify(self, view: ClusterView) -> Roles:
         return Roles(owners=super().classify(view).owners)

@@ -49,7 +49,7 @@ class Case:
     truth: Reference | None = None
 
     def low(self, module: str = "cli") -> WorkerPlan:
-        return WorkerPlan("low", (*self.options, "--slowdown", "4"), module)
+        return WorkerPlan("low", (*self.options, "--slowdown", "4", "--role", "low"), module)
 
     def high(self, name: str = "high", slowdown: float = 1) -> WorkerPlan:
         return WorkerPlan(name, (*self.options, "--slowdown", str(slowdown)))
@@ -103,7 +103,7 @@ class SignalsTheSender:
 
 class TestSenderBeforeItServesThePull:
     async def test_stalled_and_woken(self, case: Case) -> None:
-        settings = SchedulerSettings(policy="fixed_cut", cut_tokens=CUT, liveness_s=60.0)
+        settings = SchedulerSettings(policy="fixed-cut", cut_tokens=CUT, liveness_s=60.0)
         async with case.running(case.low(), case.high()) as pool:
             async with pool.scheduled(settings, SignalsTheSender(pool, signal.SIGSTOP)):
                 answer = await ask(pool, case, 0)
@@ -117,7 +117,7 @@ class TestSenderBeforeItServesThePull:
 
     async def test_stalled_until_it_counts_as_dead(self, fake: Case) -> None:
         """It comes back into a pool that had given it up."""
-        settings = SchedulerSettings(policy="fixed_cut", cut_tokens=CUT)
+        settings = SchedulerSettings(policy="fixed-cut", cut_tokens=CUT)
         async with fake.running(fake.low(), fake.high()) as pool:
             low = await pool.member("low")
             async with pool.scheduled(settings, SignalsTheSender(pool, signal.SIGSTOP)):
@@ -128,7 +128,7 @@ class TestSenderBeforeItServesThePull:
                 await others_are_right(pool, fake)
 
     async def test_killed(self, fake: Case) -> None:
-        settings = SchedulerSettings(policy="fixed_cut", cut_tokens=CUT)
+        settings = SchedulerSettings(policy="fixed-cut", cut_tokens=CUT)
         async with fake.running(fake.low(), fake.high()) as pool:
             async with pool.scheduled(settings, SignalsTheSender(pool, signal.SIGKILL)):
                 answer = await ask(pool, fake, 0)
@@ -142,7 +142,7 @@ class TestSenderBeforeItServesThePull:
 class TestSenderInMidTransfer:
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGCONT], ids=["killed", "woken"])
     async def test_some_parts_have_landed(self, fake: Case, number: signal.Signals) -> None:
-        settings = SchedulerSettings(policy="fixed_cut", cut_tokens=CUT, liveness_s=60.0)
+        settings = SchedulerSettings(policy="fixed-cut", cut_tokens=CUT, liveness_s=60.0)
         async with fake.running(fake.low("tests.support.stalling_worker"), fake.high()) as pool:
             async with pool.scheduled(settings):
                 request_id = await pool.submit(prompt_of(LONG), greedy(NEW_TOKENS))
@@ -168,7 +168,7 @@ class TestOwnerWhileItStreams:
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stalled"])
     async def test_another_owner_continues(self, fake: Case, number: signal.Signals) -> None:
         """The first owner is slow, so that a second one can come before it is done; a head start plays no part."""
-        async with fake.running(fake.high("first", 20)) as pool, pool.scheduled(SchedulerSettings(policy="high_only")):
+        async with fake.running(fake.high("first", 20)) as pool, pool.scheduled(SchedulerSettings(policy="high-only")):
             first = await pool.member("first")
             request_id = await pool.submit(self.PROMPT, greedy(self.TOKENS))
             await pool.streamed(request_id, 5, ENOUGH_S)

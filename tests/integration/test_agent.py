@@ -66,7 +66,7 @@ async def row(pool: Pool, name: str) -> ManagedWorker | None:
 
 
 async def scale(pool: Pool, targets: Mapping[str, int], *, dry_run: bool = False) -> int:
-    kinds = {"low": Kind("low", (*FAKE, "--slowdown", "3")), "high": Kind("high", FAKE)}
+    kinds = {"low": Kind("low", (*FAKE, "--slowdown", "3", "--role", "low")), "high": Kind("high", FAKE)}
     return await run_scale(ScaleSettings(pool.system.redis_url, "", "agent", kinds, targets, drain_s=1.0, wait_s=ENOUGH_S, dry_run=dry_run))
 
 

@@ -18,7 +18,7 @@ from gateway.auth import Keyring, salt_of
 from gateway.limits import MAX_BODY_BYTES
 from gateway.pools import ServedModel
 from gateway.service import bare_id
-from gateway.settings import ExtraModel, GatewaySettings, keys_in
+from gateway.settings import ExtraModel, GatewaySettings
 from shared.errors import ConfigError
 from shared.redis_fabric import RedisFabric
 from tests.support.fake_owner import End, FakeOwner, Say
@@ -87,15 +87,6 @@ class TestTenants:
     def test_a_ring_without_keys_knows_one_nameless_tenant(self) -> None:
         assert Keyring(()).owner_of("Bearer whatever") == ""
         assert salt_of("") == ""
-
-    def test_a_file_of_keys(self, tmp_path: Path) -> None:
-        file = tmp_path / "keys"
-        file.write_text("# ours\n one \n\ntwo\n")
-        assert keys_in(file) == ("one", "two")
-        file.write_text("# nobody\n")
-        for path in (file, tmp_path / "missing"):
-            with pytest.raises(ConfigError, match="--api-keys-file"):
-                keys_in(path)
 
 
 class TestModels:

@@ -47,8 +47,8 @@ async def watched() -> AsyncIterator[Watched]:
     plan = SystemPlan(
         model=WEIGHTS,
         served_model_name="demo",
-        workers=(WorkerPlan("low", (*fake, str(low), "--slowdown", "4")), WorkerPlan("high", (*fake, str(high)))),
-        scheduler_options=("--policy", "fixed_cut", "--cut", str(CUT), "--metrics-port", str(scheduler)),
+        workers=(WorkerPlan("low", (*fake, str(low), "--slowdown", "4", "--role", "low")), WorkerPlan("high", (*fake, str(high)))),
+        scheduler_options=("--policy", "fixed-cut", "--cut", str(CUT), "--metrics-port", str(scheduler)),
         log_level="debug",
         env={"HEADSTART_LOG_FORMAT": "json"},
     )

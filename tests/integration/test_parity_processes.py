@@ -42,7 +42,7 @@ def plan_of(folder: Path) -> SystemPlan:
     Nothing is cached: every cut must cross the wire, also where a prompt begins like an earlier one.
     """
     common = ("--kv-mib", "8", "--threads", "1", "--no-prefix-cache")
-    low = WorkerPlan("low", ("--slowdown", "4", "--block-tokens", "32", "--token-budget", "96", *common))
+    low = WorkerPlan("low", ("--slowdown", "4", "--role", "low", "--block-tokens", "32", "--token-budget", "96", *common))
     high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "64", *common))
     return SystemPlan(folder, "tiny", (low, high), ports=(), schedulers=0)
 
@@ -50,7 +50,7 @@ def plan_of(folder: Path) -> SystemPlan:
 async def test_every_length_and_every_cut(model: tuple[Pool, Reference, str]) -> None:
     pool, truth, kind = model
     for cut in CASES[kind]:
-        async with pool.scheduled(SchedulerSettings(policy="fixed_cut", cut_tokens=cut)):
+        async with pool.scheduled(SchedulerSettings(policy="fixed-cut", cut_tokens=cut)):
             for length in LENGTHS if cut == GRANULE_TOKENS else (LONG,):
                 await one_request(pool, truth, length, cut)
 

@@ -27,7 +27,10 @@ LENGTHS = tuple(GRANULE_TOKENS + 1 + at * 7 % 40 for at in range(REQUESTS))
 
 def plan_of(folder: Path) -> SystemPlan:
     """The low-end gives many head starts at once: the owner never waits for work."""
-    low = WorkerPlan("low", ("--slowdown", "2", "--block-tokens", "32", "--max-assists", str(AT_ONCE), "--kv-mib", "8", "--threads", "1"))
+    low = WorkerPlan(
+        "low",
+        ("--slowdown", "2", "--role", "low", "--block-tokens", "32", "--max-assists", str(AT_ONCE), "--kv-mib", "8", "--threads", "1"),
+    )
     high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "512", "--kv-mib", "1", "--threads", "1"))
     return SystemPlan(folder, "tiny", (low, high), ports=(), schedulers=0)
 
@@ -38,7 +41,7 @@ async def test_preempted_requests_answer_as_if_they_were_alone(tmp_path: Path) -
     prompts = [prompt_of(length, salt=at) for at, length in enumerate(LENGTHS)]
     # A scheduler that expects short answers: only so do more requests run than there are blocks for.
     settings = SchedulerSettings(
-        policy="fixed_cut", cut_tokens=GRANULE_TOKENS, max_assists=AT_ONCE, default_output_tokens=1, output_quantile=0.01
+        policy="fixed-cut", cut_tokens=GRANULE_TOKENS, max_assists=AT_ONCE, default_output_tokens=1, output_quantile=0.01
     )
     async with Pool.running(System(plan_of(folder))) as pool, pool.scheduled(settings):
         requests = [await pool.submit(prompt, SamplingParams(NEW_TOKENS, temperature=0.0, ignore_eos=True)) for prompt in prompts]

@@ -40,7 +40,7 @@ async def test_one_trace_from_door_to_door(valkey_url: str, monkeypatch: pytest.
     fabric = await RedisFabric.connect(valkey_url)
     settings = GatewaySettings(valkey_url, WEIGHTS, "demo", poll_s=0.05)
     async with (
-        scheduling(valkey_url, SchedulerSettings(policy="fixed_cut", cut_tokens=CUT)) as scheduler,
+        scheduling(valkey_url, SchedulerSettings(policy="fixed-cut", cut_tokens=CUT)) as scheduler,
         working(valkey_url, WEIGHTS, "low", hub, slowdown=4.0) as low,
         working(valkey_url, WEIGHTS, "high", hub) as high,
         served(settings, fabric) as gateway,

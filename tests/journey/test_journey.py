@@ -69,10 +69,10 @@ def plan_of(redis_url: str) -> SystemPlan:
     return SystemPlan(
         model=WEIGHTS,
         served_model_name="demo",
-        workers=(WorkerPlan("low", (*fake, "--slowdown", "4")), WorkerPlan("high", fake)),
+        workers=(WorkerPlan("low", (*fake, "--slowdown", "4", "--role", "low")), WorkerPlan("high", fake)),
         redis_url=redis_url,
         ports=(0, 0),
-        scheduler_options=("--policy", "fixed_cut", "--cut", str(CUT)),
+        scheduler_options=("--policy", "fixed-cut", "--cut", str(CUT)),
     )
 
 

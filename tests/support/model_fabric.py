@@ -11,8 +11,10 @@ from shared.clock import Clock, SystemClock
 from shared.errors import FabricUnavailable
 from shared.fabric import Grown, LoggedEntry, PoolStatus
 from shared.fabric_model import FabricModel
+from shared.rates import Allowance, Rates
 from shared.request import TERMINAL
 from shared.types import Phase, RequestId
+from tests.support.bucket import Bucket
 from tests.support.fake_owner import OwnerFabric
 
 
@@ -29,6 +31,8 @@ class ModelFabric:
         self.deaf = False
         self.calls: list[str] = []
         self.retained: list[RequestId] = []
+        self.buckets: dict[str, Bucket] = {}
+        self._clock = clock or SystemClock()
         self._hints: list[asyncio.Queue[tuple[Grown, ...]]] = []
 
     def as_fabric(self) -> BothEnds:
@@ -56,6 +60,10 @@ class ModelFabric:
     async def retain(self, request_ids: Sequence[RequestId]) -> None:
         self._reach("retain")
         self.retained.extend(request_ids)
+
+    async def charge(self, caller: str, rates: Rates, requests: int, tokens: int) -> Allowance:
+        self._reach("charge")
+        return self.buckets.setdefault(caller, Bucket()).charge(rates, requests, tokens, self._clock.wall_ms())
 
     async def pool_status(self) -> PoolStatus:
         self._reach("pool_status")

@@ -21,7 +21,8 @@ from workers.loop import WorkerLoop
 from workers.loopback_transport import LoopbackHub, LoopbackTransport
 from workers.mover import Mover
 from workers.output import OutputBook, OutputStage
-from workers.process import WorkerProcessSettings, build_engine, core_settings, measure, new_incarnation, worker_info
+from workers.process import WorkerProcessSettings, build_engine, core_settings, new_incarnation, pretended, worker_info
+from workers.tickets import OPEN, Tickets
 
 
 @contextlib.asynccontextmanager
@@ -37,18 +38,22 @@ async def scheduling(url: str, settings: SchedulerSettings) -> AsyncIterator[Sch
 
 
 @contextlib.asynccontextmanager
-async def working(url: str, model: Path, name: str, hub: LoopbackHub, *, slowdown: float = 1.0) -> AsyncIterator[WorkerLoop]:
+async def working(
+    url: str, model: Path, name: str, hub: LoopbackHub, *, slowdown: float = 1.0, tickets: Tickets = OPEN
+) -> AsyncIterator[WorkerLoop]:
     """Put together as `workers.process` does, but for its transport; drains at the end."""
-    settings = WorkerProcessSettings(url, model, engine="fake", name=name, kv_bytes=4 << 20, slowdown=slowdown, drain_s=0.0)
+    settings = WorkerProcessSettings(
+        url, model, engine="fake", name=name, kv_bytes=4 << 20, slowdown=slowdown, role="low" if slowdown > 1 else "", drain_s=0.0
+    )
     ref = WorkerRef(WorkerId(name), new_incarnation())
     engine = build_engine(settings)
-    profile = measure(engine, settings)
+    profile = pretended(settings, engine)
     fabric = await RedisFabric.connect(url)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
-    loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock())
+    loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), tickets=tickets)
     loop.attach(
         EngineThread(engine, loop.from_thread),
-        Mover(ref, engine, LoopbackTransport(hub, ref), loop.tell_worker_from_thread, loop.from_thread),
+        Mover(ref, engine, LoopbackTransport(hub, ref), loop.tell_worker_from_thread, loop.from_thread, tickets),
         OutputStage(OutputBook(HfDetokenizer(model), SystemClock()), lambda: RedisFabric.connect(url), loop.from_thread),
     )
     running = asyncio.create_task(loop.run())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.simulation.serving.world import ServingWorld
+from scheduler.simulation.serving.records import Outcome
 
 QUANTILES = (50, 90, 99)
 
@@ -18,6 +18,8 @@ class Targets:
 
     ttft_s: float = 2.0
     itl_s: float = 0.1
+    itl_p99_s: float = 0.1
+    """One limit for all policies on the time between tokens, at p99 over all tokens of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +46,32 @@ class Figures:
     usd_per_million: float | None
     """Dollars per million tokens, prompt and output; None: a price is not known."""
     placements: int
+    keeps_itl: bool = True
+    """Its inter-token p99 is within the limit that all policies share."""
 
 
-def figures(policy: str, world: ServingWorld, targets: Targets) -> Figures:
-    """Of a world that has run."""
-    records, end = world.requests, world.agenda.now
+def figures(policy: str, ran: Outcome, targets: Targets) -> Figures:
+    records, end, workers = ran.requests, ran.end_s, ran.workers
     prompts = sum(record.arrival.prompt_tokens for record in records)
     generated = sum(record.tokens for record in records)
-    ttft = [record.ttft_s for record in records]
     good = sum(record.ttft_s <= targets.ttft_s and _mean(record.gaps) <= targets.itl_s for record in records)
-    price = world.plan.usd_per_hour
+    price = ran.plan.usd_per_hour
+    itl = _quantiles([gap for record in records for gap in record.gaps])
     return Figures(
         policy=policy,
         requests_per_s=len(records) / end,
         tokens_per_s=generated / end,
         goodput=good / end,
-        ttft=_quantiles(ttft),
-        itl=_quantiles([gap for record in records for gap in record.gaps]),
-        utilisation={worker.record.name: worker.record.busy_s / end for worker in world.workers},
-        kv_use={worker.record.name: worker.record.kv_used / end / worker.info.total_blocks for worker in world.workers},
+        ttft=_quantiles([record.ttft_s for record in records]),
+        itl=itl,
+        utilisation={worker.name: worker.busy_s / end for worker in workers},
+        kv_use={worker.name: worker.kv_used / end / worker.total_blocks for worker in workers},
         head_start=sum(record.cut for record in records) / prompts,
-        gigabytes_moved=world.links.bytes_moved / 1e9,
-        preemptions=sum(worker.record.preemptions for worker in world.workers),
+        gigabytes_moved=ran.bytes_moved / 1e9,
+        preemptions=sum(worker.preemptions for worker in workers),
         usd_per_million=None if price is None else price / 3600 * end / (prompts + generated) * 1e6,
-        placements=world.scheduler.decisions,
+        placements=ran.placements,
+        keeps_itl=itl[-1] <= targets.itl_p99_s,
     )
 
 
@@ -80,10 +84,10 @@ def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def table(rows: Sequence[Figures], bound: float) -> str:
-    """Text for a terminal: one line for each policy."""
+    """Text for a terminal: one line for each policy; `!` behind an inter-token p99 beyond the limit."""
     head = (
         f"{'policy':<26} {'req/s':>7} {'of bound':>8} {'tok/s':>7} {'goodput':>7} {'TTFT p50':>8} {'p90':>7} {'p99':>7}"
-        f" {'ITL p50':>8} {'p90':>6} {'p99':>6} {'head start':>10} {'$/Mtok':>7}  busy"
+        f" {'ITL p50':>8} {'p90':>6} {'p99':>6}  {'head start':>10} {'$/Mtok':>7}  busy"
     )
     return "\n".join([head, *(_line(row, bound) for row in rows)])
 
@@ -91,7 +95,7 @@ def table(rows: Sequence[Figures], bound: float) -> str:
 def _line(row: Figures, bound: float) -> str:
     price = "-" if row.usd_per_million is None else f"{row.usd_per_million:.3f}"
     ttft = f"{row.ttft[0]:8.2f} {row.ttft[1]:7.2f} {row.ttft[2]:7.2f}"
-    itl = f"{row.itl[0] * 1e3:8.1f} {row.itl[1] * 1e3:6.1f} {row.itl[2] * 1e3:6.1f}"
+    itl = f"{row.itl[0] * 1e3:8.1f} {row.itl[1] * 1e3:6.1f} {row.itl[2] * 1e3:6.1f}{' ' if row.keeps_itl else '!'}"
     busy = " ".join(f"{name} {share:.0%}" for name, share in row.utilisation.items())
     return (
         f"{row.policy:<26} {row.requests_per_s:7.3f} {row.requests_per_s / bound:8.3f} {row.tokens_per_s:7.0f} {row.goodput:7.3f}"

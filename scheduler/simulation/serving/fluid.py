@@ -17,6 +17,7 @@ from scipy.optimize import linprog
 
 from scheduler.simulation.serving.plan import BLOCK_TOKENS, ClusterPlan
 from scheduler.simulation.serving.roofline import Device
+from scheduler.simulation.serving.stages import Stage, cut_into_stages
 from scheduler.simulation.serving.trace import Arrival
 from shared.profile import StepShape
 
@@ -48,13 +49,32 @@ class _Costs:
 def fluid_bound(plan: ClusterPlan, arrivals: Sequence[Arrival]) -> Bound:
     """Requests a second that no policy can exceed with this cluster, these lengths and this token budget."""
     devices = [worker for worker in plan.workers for _ in range(worker.count)]
-    outputs = np.array([one.output_tokens for one in arrivals], float)
-    prompts = np.array([one.prompt_tokens for one in arrivals], float)
-    context = float((outputs * (prompts + (outputs + 1) / 2)).sum() / outputs.sum())
+    outputs, prompts, context = _lengths(arrivals)
     kept = [min(worker.blocks(plan.model) * BLOCK_TOKENS / context, worker.max_sequences) for worker in devices]
     costs = [_costs(worker.device(plan.model), room) for worker, room in zip(devices, kept, strict=True)]
     segments = _segments(prompts)
     return _solve(costs, segments, float(outputs.mean()), context, plan.token_budget)
+
+
+def pipeline_bound(plan: ClusterPlan, arrivals: Sequence[Arrival]) -> Bound:
+    """The same for pipeline parallelism, which the bound above does not cover: there a device holds the KV of some layers alone,
+    so more requests decode at once than where it holds all layers. Every token passes every stage, so no rate can exceed what
+    any one stage could serve by itself."""
+    stages = cut_into_stages(plan)
+    outputs, prompts, context = _lengths(arrivals)
+    room = min(stage.kv_tokens for stage in stages) / context
+    most = min(room, *(worker.max_sequences for worker in plan.workers))
+    bounds = [_solve([_costs(stage, most)], _segments(prompts), float(outputs.mean()), context, plan.token_budget) for stage in stages]
+    slowest = min(bounds, key=lambda bound: bound.requests_per_s)
+    shares = tuple(stage.share for stage in stages)
+    return Bound(slowest.requests_per_s, shares, shares)
+
+
+def _lengths(arrivals: Sequence[Arrival]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
+    """Outputs, prompts, and the mean context of a decode, in tokens."""
+    outputs = np.array([one.output_tokens for one in arrivals], float)
+    prompts = np.array([one.prompt_tokens for one in arrivals], float)
+    return outputs, prompts, float((outputs * (prompts + (outputs + 1) / 2)).sum() / outputs.sum())
 
 
 def _segments(prompts: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
@@ -63,7 +83,7 @@ def _segments(prompts: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
     return [(float(np.clip(prompts - start, 0, SEGMENT_TOKENS).mean()), float(start + 1)) for start in starts]
 
 
-def _costs(device: Device, decodes: float) -> _Costs:
+def _costs(device: Device | Stage, decodes: float) -> _Costs:
     """The roofline's parts, read off by differences: this file knows the shape of the model and none of its constants."""
     one = device.step_seconds(StepShape(1, 0, 0, 0))
     large = 1 << 20

@@ -54,6 +54,11 @@ class ClusterPlan:
         prices = [worker.gpu.usd_per_hour for worker in self.workers for _ in range(worker.count)]
         return None if None in prices else sum(price for price in prices if price is not None)
 
+    @property
+    def longest_tokens(self) -> int:
+        """Of the longest request that every worker could hold: all policies serve the same requests."""
+        return min(self.model.max_tokens, min(kind.blocks(self.model) * BLOCK_TOKENS for kind in self.workers if kind.count))
+
     def __post_init__(self) -> None:
         if not any(worker.count for worker in self.workers):
             raise ConfigError(f"cluster {self.name}: it has no worker; add a [[worker]] table")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from scheduler.simulation.serving.plan import ClusterPlan
 from scheduler.simulation.serving.trace import Arrival
 
 
@@ -25,6 +27,8 @@ class RequestRecord:
     def token(self, now: float, count: int) -> None:
         if self.first_at is None:
             self.first_at = now
+        elif count == 1:
+            self.gaps.append(now - self.last_at)
         else:
             self.gaps += [(now - self.last_at) / count] * count
         self.last_at = now
@@ -39,6 +43,7 @@ class RequestRecord:
 @dataclass(slots=True)
 class WorkerRecord:
     name: str
+    total_blocks: int
     busy_s: float = 0.0
     steps: int = 0
     prefill_tokens: int = 0
@@ -46,3 +51,16 @@ class WorkerRecord:
     kv_used: float = 0.0
     """Block-seconds."""
     preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A trace that was served."""
+
+    plan: ClusterPlan
+    requests: Sequence[RequestRecord]
+    end_s: float
+    workers: Sequence[WorkerRecord]
+    bytes_moved: int
+    """Between workers: KV, or activations."""
+    placements: int

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from scheduler.simulation.serving.records import WorkerRecord
 from scheduler.simulation.serving.roofline import Device
+from scheduler.simulation.serving.shaped_steps import ShapedCore, ShapedPlan
 from shared.messages import Assign, Control, Job, Pull, Report, WorkerInfo
-from shared.types import Phase, TransferId, WorkerId, WorkerRef
-from workers.core import WorkerCore
+from shared.types import TransferId, WorkerId, WorkerRef
 from workers.engine import StepPlan
 from workers.events import (
     AbandonPull,
@@ -35,7 +35,6 @@ from workers.events import (
     WorkerCommand,
     WorkerEvent,
 )
-from workers.fake_engine import shape_of
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -50,10 +49,10 @@ class WorkerNode:
     def __init__(self, world: ServingWorld, info: WorkerInfo, settings: WorkerSettings, device: Device) -> None:
         self._world, self._agenda = world, world.agenda
         self.info, self.ref = info, info.ref
-        self.record = WorkerRecord(info.ref.worker)
-        self._core = WorkerCore(settings)
+        self.record = WorkerRecord(info.ref.worker, info.total_blocks)
+        self._core = ShapedCore(settings)
         self._device = device
-        self._plans: deque[StepPlan] = deque()
+        self._plans: deque[ShapedPlan] = deque()
         self._pulls: dict[TransferId, StartPull] = {}
         self._noted_at = 0.0
 
@@ -66,8 +65,12 @@ class WorkerNode:
 
     def feed(self, event: WorkerEvent) -> None:
         self._note_memory()
+        seen_at = self._agenda.now + OUTPUT_S
         for command in self._core.handle(event, self._agenda.now):
-            self._carry_out(command)
+            if type(command) is Emit and command.finish is None:
+                self._world.emitted(command.request_id, len(command.token_ids), seen_at)
+            else:
+                self._carry_out(command)
 
     def take_job(self, job: Job) -> None:
         spec = self._world.spec(job.request_id)
@@ -110,12 +113,13 @@ class WorkerNode:
     # -- steps
 
     def _launch(self, plan: StepPlan) -> None:
+        assert isinstance(plan, ShapedPlan)
         self._plans.append(plan)
         if len(self._plans) == 1:
             self._compute()
 
     def _compute(self) -> None:
-        shape = shape_of(self._plans[0])
+        shape = self._plans[0].shape
         seconds = self._device.step_seconds(shape)
         self.record.busy_s += seconds
         self.record.steps += 1
@@ -131,10 +135,10 @@ class WorkerNode:
         self.feed(StepDone(plan.step, (1,) * count, (0.0,) * count, seconds))
 
     def _emit(self, command: Emit) -> None:
-        self._world.emitted(command.request_id, self.ref, len(command.token_ids))
-        if command.finish is not None:
-            self._world.ended(command.request_id, Phase.FINISHED)
-            self.feed(Closed(command.request_id, command.attempt))
+        """The last token of a request: those before it are noted at once, for nothing hangs on them."""
+        self._world.emitted(command.request_id, len(command.token_ids), self._agenda.now)
+        self._world.ended(command.request_id)
+        self.feed(Closed(command.request_id, command.attempt))
 
     # -- KV
 

@@ -12,12 +12,12 @@ from scheduler.simulation.serving.agenda import Agenda
 from scheduler.simulation.serving.links import Links
 from scheduler.simulation.serving.plan import BLOCK_TOKENS, ClusterPlan, WorkerPlan
 from scheduler.simulation.serving.profiles import fitted_profile
-from scheduler.simulation.serving.records import RequestRecord
+from scheduler.simulation.serving.records import Outcome, RequestRecord
 from scheduler.simulation.serving.scheduler_node import SchedulerNode
 from scheduler.simulation.serving.trace import Arrival, clipped
 from scheduler.simulation.serving.worker_node import WorkerNode, as_ref
 from shared.messages import Assign, Control, Report, Submission, WorkerInfo
-from shared.types import Phase, RequestId, RequestSpec, SamplingParams, WorkerRef
+from shared.types import RequestId, RequestSpec, SamplingParams, WorkerRef
 from workers.settings import WorkerSettings
 
 LIMIT_S = 1e6
@@ -41,16 +41,12 @@ class ServingWorld:
         self.plan = serving.plan
         self.agenda = Agenda()
         self.links = Links(self.plan.link_s, self.plan.link_bytes_per_s)
-        self.requests = [RequestRecord(arrival) for arrival in clipped(serving.arrivals, self._longest())]
+        self.requests = [RequestRecord(arrival) for arrival in clipped(serving.arrivals, self.plan.longest_tokens)]
         rng = Random(serving.seed)
         self.workers = [self._worker(kind, at, rng) for kind in self.plan.workers for at in range(kind.count)]
         self._workers = {worker.ref: worker for worker in self.workers}
         self.scheduler = SchedulerNode(self, serving.settings)
         self._left = len(self.requests)
-
-    def _longest(self) -> int:
-        """Tokens of the longest request that every worker could hold: all policies serve the same requests."""
-        return min(self.plan.model.max_tokens, min(kind.blocks(self.plan.model) * BLOCK_TOKENS for kind in self.plan.workers))
 
     def _worker(self, kind: WorkerPlan, at: int, rng: Random) -> WorkerNode:
         device = kind.device(self.plan.model)
@@ -69,6 +65,7 @@ class ServingWorld:
             kind.max_sequences,
             budget,
             longest,
+            usd_per_hour=kind.gpu.usd_per_hour or 0.0,
         )
         settings = WorkerSettings(
             ref,
@@ -94,6 +91,11 @@ class ServingWorld:
             raise AssertionError(f"{self._left} requests never end: {self.scheduler!r} {self.workers!r}")
         for worker in self.workers:
             worker.check()
+
+    def outcome(self) -> Outcome:
+        """Of a world that has run."""
+        records = [worker.record for worker in self.workers]
+        return Outcome(self.plan, self.requests, self.agenda.now, records, self.links.bytes_moved, self.scheduler.decisions)
 
     def _arrive(self, number: int) -> None:
         arrival = self.requests[number].arrival
@@ -125,9 +127,9 @@ class ServingWorld:
     def pulled(self, request_id: RequestId, good_tokens: int) -> None:
         self.requests[int(request_id)].cut = good_tokens
 
-    def emitted(self, request_id: RequestId, worker: WorkerRef, tokens: int) -> None:
-        self.requests[int(request_id)].token(self.agenda.now, tokens)
+    def emitted(self, request_id: RequestId, tokens: int, at: float) -> None:
+        self.requests[int(request_id)].token(at, tokens)
 
-    def ended(self, request_id: RequestId, phase: Phase) -> None:
+    def ended(self, request_id: RequestId) -> None:
         self.requests[int(request_id)].ended_at = self.agenda.now
         self._left -= 1

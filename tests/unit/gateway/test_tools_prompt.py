@@ -62,3 +62,14 @@ def test_an_option_overrides_the_template() -> None:
 @pytest.mark.parametrize("arguments", ["not JSON", "[1]", "7", ""])
 def test_arguments_that_are_no_object_stay_text(arguments: str) -> None:
     assert called("c", "f", arguments)["function"]["arguments"] == arguments
+
+
+@pytest.mark.parametrize(("source", "shown"), [(PLAIN, "system"), ("{# developer #}" + PLAIN, "developer")])
+def test_a_developer_is_the_system_where_the_template_knows_none(source: str, shown: str) -> None:
+    text = ChatTemplate(source, {}).render([{"role": "developer", "content": "Be brief."}])
+    assert text == f"[{shown}] Be brief.\n"
+    with_tools = ChatTemplate(HERMES, {}).render([{"role": "developer", "content": "Be brief."}], [TOOL])
+    assert "<system>Be brief." in with_tools
+    assert (
+        ChatTemplate(PLAIN, {}).render([{"role": "developer", "content": "Be brief."}], [TOOL]).startswith("[system] Be brief.\n\nYou may")
+    )

@@ -9,7 +9,7 @@ from shared.profile import Profile
 from shared.types import AssistId, JobSeq
 from tests.unit.scheduler.support import FAST, SLOW, Driver, deeds, jobs, listed, of, owned, ref, rid, stories, told
 
-SLOW_LINK = Profile(0.02, 2e-4, 0.0, 1e-4, 1e-8, 1000, link_s=100.0)
+SLOW_LINK = Profile(0.02, 2e-4, 0.0, 1e-4, 1e-8, 1000, link_s=0.03)
 
 
 def busy_pair() -> Driver:
@@ -86,7 +86,7 @@ def test_only_what_the_head_start_leaves_counts_against_the_token_credit() -> No
 def test_a_head_start_that_saves_less_than_its_transfer_is_released() -> None:
     d = Driver()
     d.join("slow", SLOW_LINK)
-    order = d.assisted("a", offered=1024)
+    order = d.assisted("a", offered=128)
     commands = d.report("fast", tokens=512)
     assert [assign.source for assign in jobs(commands, Assign)] == [None]
     assert told(commands) == [("slow", ReleaseAssist(order.assist))]

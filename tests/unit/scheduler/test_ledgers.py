@@ -96,4 +96,5 @@ def test_output_lengths_are_a_quantile_of_the_window_per_prompt_length() -> None
     assert lengths.expect(200, 1000) == int(WINDOW * 0.8)
     assert lengths.expect(200, 1000, delivered=100) == int(WINDOW * 0.8) - 100
     assert lengths.expect(200, 1000, delivered=999) == 1
-    assert lengths.expect(20, 1000) == 128
+    assert lengths.mean(200, 1000) == (WINDOW - 1) // 2
+    assert lengths.expect(20, 1000) == lengths.expect(200, 1000), "nothing is known of such prompts: all stand in for them"

@@ -108,7 +108,7 @@ def check_commands(core: SchedulerCore, commands: list[SchedulerCommand]) -> Non
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(STEPS, st.sampled_from(["take_when_free", "fixed_cut"]))
+@given(STEPS, st.sampled_from(["headstart", "fixed-cut"]))
 def test_the_books_stay_whole_whatever_comes(steps: list[tuple[float, bool, SchedulerEvent]], policy: str) -> None:
     core = SchedulerCore(SchedulerSettings(policy=policy, cut_tokens=128))
     now, placed = 0.0, list[Place]()

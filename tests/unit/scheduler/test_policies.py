@@ -1,4 +1,4 @@
-"""Policies are pure: a hand-made view in, a decision out. And `fixed_cut` never lets a request hang."""
+"""Policies are pure: a hand-made view in, a decision out. And `fixed-cut` never lets a request hang."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_free_workers_are_ranked_by_the_time_a_standard_prompt_would_take() -> N
 
 
 def test_an_unknown_policy_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"fastest_first.*take_when_free"):
+    with pytest.raises(ConfigError, match=r"fastest_first.*headstart"):
         make_policy(SchedulerSettings(policy="fastest_first"))
     assert {make_policy(SchedulerSettings(policy=name)).name for name in POLICIES} == set(POLICIES)
 
@@ -71,7 +71,7 @@ def test_a_bad_setting_names_itself(bad: dict[str, float]) -> None:
 
 
 def test_high_only_gives_no_head_starts() -> None:
-    d = Driver(policy="high_only")
+    d = Driver(policy="high-only")
     d.join("fast", FAST)
     d.join("slow", SLOW)
     d.report("slow", tokens=512)
@@ -83,7 +83,7 @@ def test_high_only_gives_no_head_starts() -> None:
 
 
 def cut_at(tokens: int) -> Driver:
-    d = Driver(policy="fixed_cut", cut_tokens=tokens)
+    d = Driver(policy="fixed-cut", cut_tokens=tokens)
     d.join("fast", FAST)
     d.join("slow", SLOW)
     d.report("fast", tokens=512)
@@ -137,7 +137,7 @@ def test_a_fixed_cut_is_not_asked_for_twice_after_its_head_start_vanished() -> N
 
 
 def test_a_fixed_cut_without_low_ends_is_assigned_at_once() -> None:
-    d = Driver(policy="fixed_cut", cut_tokens=256)
+    d = Driver(policy="fixed-cut", cut_tokens=256)
     d.join("fast")
     d.report("fast", tokens=512)
     assert len(jobs(d.known("a", n=2000), Assign)) == 1
@@ -145,9 +145,9 @@ def test_a_fixed_cut_without_low_ends_is_assigned_at_once() -> None:
 
 def test_a_policy_that_overfills_a_worker_is_a_bug_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from scheduler.policies.base import Take
-    from scheduler.policies.take_when_free import TakeWhenFree
+    from scheduler.policies.headstart import Headstart
 
-    monkeypatch.setattr(TakeWhenFree, "take", lambda *_: Take(rid("a")))
+    monkeypatch.setattr(Headstart, "take", lambda *_: Take(rid("a")))
     d = Driver()
     d.join("fast")
     d.report("fast", owned("else"), tokens=512, blocks=1)

@@ -18,7 +18,7 @@ class FaultyWorld(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(seed=st.integers(0, 2**20), loss=st.sampled_from([0.0, 0.1, 0.3]), policy=st.sampled_from(["take_when_free", "fixed_cut"]))
+    @initialize(seed=st.integers(0, 2**20), loss=st.sampled_from([0.0, 0.1, 0.3]), policy=st.sampled_from(["headstart", "fixed-cut"]))
     def begin(self, seed: int, loss: float, policy: str) -> None:
         self.world = World(Random(seed), loss=loss, policy=policy, cut_tokens=128)
         self.world.start("fast", 1, fast=True)
@@ -102,7 +102,7 @@ def world(**more: object) -> World:
     return one
 
 
-@pytest.mark.parametrize("policy", ["take_when_free", "high_only", "fixed_cut"])
+@pytest.mark.parametrize("policy", ["headstart", "high-only", "fixed-cut"])
 def test_a_burst_is_served_whole_without_a_second_attempt(policy: str) -> None:
     one = world(policy=policy, cut_tokens=256)
     for _ in range(30):
@@ -127,7 +127,7 @@ def test_with_no_load_there_is_no_cut_and_under_load_the_low_end_is_ahead() -> N
 
 
 def test_a_fixed_cut_cuts_everything_there() -> None:
-    one = world(policy="fixed_cut", cut_tokens=256)
+    one = world(policy="fixed-cut", cut_tokens=256)
     for _ in range(10):
         one.submit(900, 5)
     one.heal()
@@ -135,7 +135,7 @@ def test_a_fixed_cut_cuts_everything_there() -> None:
 
 
 def test_a_request_whose_workers_crash_is_given_up_after_three_of_them() -> None:
-    one = world(policy="high_only")
+    one = world(policy="high-only")
     poison = one.submit(100, 500)
     for incarnation in range(2, 5):
         for _ in range(3):

@@ -25,7 +25,7 @@ def drawn(count: int, per_s: float, seed: int = 0) -> list[Arrival]:
     return out
 
 
-def served(plan: ClusterPlan, arrivals: list[Arrival], policy: str = "take_when_free", seed: int = 0) -> ServingWorld:
+def served(plan: ClusterPlan, arrivals: list[Arrival], policy: str = "headstart", seed: int = 0) -> ServingWorld:
     """A world that has run."""
     world = ServingWorld(Serving(plan, arrivals, SchedulerSettings(policy=policy, max_waiting=10**6, max_assists=16), seed))
     world.run()

@@ -1,0 +1,161 @@
+"""What a low-end with room does for the line: a head start for a prompt that will still wait when it is done, or a whole request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+from scheduler.cost_model import assist_limit, fits, prefill_seconds, pull_seconds
+from scheduler.pace import Pace
+from scheduler.policies.base import Assist, Take
+from scheduler.scores import Role, Score, giver_of, itl_seconds, prefill_beside_decodes, score, useful_cut
+from scheduler.settings import SchedulerSettings
+from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
+from shared.types import WorkerRef
+
+MAX_HOLDERS = 8
+"""Workers that hold a prompt's beginning and are compared, the longest first."""
+MARGIN = 2.0
+"""A low-end must be so many times as soon: a longer answer than expected takes it longer than it would take an owner."""
+MAX_WHOLE = 8
+"""Waiting requests that one decision considers to serve whole."""
+
+
+class LowEnds:
+    """Remembers of the cluster only what follows from its roles: how fast the line moves, and who is the fastest owner of each layout."""
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self._settings = settings
+        self._roles: Roles | None = None
+        self._pace = Pace(0.0, 0.0, 0.0, 0.0)
+        self._fastest: dict[bytes, WorkerRef] = {}
+
+    def decide(self, view: ClusterView, worker: WorkerView) -> Assist | Take | None:
+        """Where decodes are what the owners lack room for, more prefill helps nobody: then whole requests come first."""
+        self._look(view)
+        if view.decode_bound and (take := self._whole(view, worker)) is not None:
+            return take
+        return self._head_start(view, worker) or self._whole(view, worker)
+
+    def _look(self, view: ClusterView) -> None:
+        if view.roles is not self._roles:
+            owners = [view.workers[ref] for ref in sorted(view.roles.owners) if ref in view.workers]
+            self._roles, self._pace = view.roles, Pace.of(view)
+            self._fastest = {owner.fingerprint: owner.ref for owner in sorted(owners, key=lambda owner: owner.speed)}
+
+    def _between_takes(self, view: ClusterView, waiting: WaitingView) -> float:
+        """Seconds from one take to the next, by requests as long as the line's are on average."""
+        return self._pace.seconds(view.waiting.mean_tokens, waiting.mean_output or waiting.expected_output)
+
+    # -- head starts
+
+    def _head_start(self, view: ClusterView, worker: WorkerView) -> Assist | None:
+        """For the oldest prompt without one that will still wait when this worker has computed it; else for the last in the line.
+
+        It computes in order: what it has begun comes first. Nearer prompts would be taken from under its hands.
+        """
+        first = next(view.waiting.without_head_start(view.about_to_take), None)
+        if first is None:
+            return None
+        between, busy = self._between_takes(view, first), worker.growing_tokens / worker.speed
+        later: Assist | None = None
+        for skip in (max(view.about_to_take, int(busy / between)), view.about_to_take):
+            for waiting, limit in self._wanting(view, worker, skip):
+                if view.waiting.place(waiting.request_id) * between >= busy + prefill_beside_decodes(worker, 0, limit):
+                    return Assist(waiting.request_id, limit)
+                later = Assist(waiting.request_id, limit)
+            if later is not None:
+                break
+        return later
+
+    def _wanting(self, view: ClusterView, worker: WorkerView, skip: int) -> Iterator[tuple[WaitingView, int]]:
+        """Prompts that a head start here would serve, and how far it could go."""
+        for waiting in islice(view.waiting.without_head_start(skip), self._settings.look_ahead):
+            limit = assist_limit(worker, waiting.num_tokens)
+            if limit > 0 and self._worth(view, worker, limit) and not self._held_by_an_owner(view, worker, waiting, limit):
+                yield waiting, limit
+
+    def _worth(self, view: ClusterView, giver: WorkerView, limit: int) -> bool:
+        """There is somebody who can read it, and computing it there would take longer than moving it."""
+        owner = view.workers.get(self._fastest[giver.fingerprint]) if giver.fingerprint in self._fastest else None
+        return owner is not None and prefill_seconds(owner, 0, limit) > pull_seconds(owner, giver, limit)
+
+    def _held_by_an_owner(self, view: ClusterView, giver: WorkerView, waiting: WaitingView, limit: int) -> bool:
+        """A head start saves nothing where an owner's cache ends so late that computing the rest there costs less than its transfer."""
+        for ref in islice(view.prefixes.holders(waiting.prefix, waiting.num_tokens), MAX_HOLDERS):
+            owner = view.workers.get(ref)
+            if owner is None or not owner.ready or ref not in view.roles.owners:
+                continue
+            cached = view.prefixes.cached_tokens(ref, waiting.prefix, waiting.num_tokens)
+            if limit <= cached or prefill_seconds(owner, cached, limit) <= pull_seconds(owner, giver, limit - cached):
+                return True
+        return False
+
+    # -- whole requests
+
+    def _whole(self, view: ClusterView, worker: WorkerView) -> Take | None:
+        """The first request that this worker would finish much sooner than the owners, who have others before it."""
+        owner = self._owner(view)
+        if owner is None:
+            return None
+        for waiting in self._candidates(view, worker, owner):
+            cut = useful_cut(view, worker, waiting)
+            here = self._score(view, worker, waiting, cut)
+            if self._in_time(here) and MARGIN * here.finish_s < self._finish_there(view, owner, waiting):
+                return Take(waiting.request_id, cut)
+        return None
+
+    def cheaper(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> Take | None:
+        """The low-end that is free, if it meets the targets and costs less than this owner. Without prices or targets: never."""
+        settings, worker = self._settings, view.workers.get(view.helper) if view.helper else None
+        if worker is None or not (worker.usd_per_hour and owner.usd_per_hour and (settings.ttft_target_s or settings.itl_target_s)):
+            return None
+        cut = useful_cut(view, worker, waiting)
+        here, there = self._score(view, worker, waiting, cut), score(owner, waiting)
+        if fits(worker, waiting) and self._in_time(here) and here.usd < there.usd:
+            return Take(waiting.request_id, cut, worker.ref)
+        return None
+
+    def _candidates(self, view: ClusterView, worker: WorkerView, owner: WorkerView) -> Iterator[WaitingView]:
+        """Those whose beginning it holds itself, then the line from where the owners are too far away to come first."""
+        own = (view.waiting.get(request_id) for request_id in worker.head_starts[:MAX_WHOLE])
+        typical = next(view.waiting.first(1), None)
+        if typical is None:
+            return
+        late = MARGIN * self._score(view, worker, typical, 0).finish_s - self._once_there(view, owner, typical)
+        skip = max(0, int(late / self._between(view, owner, typical)))
+        for waiting in (*own, *islice(view.waiting.first(skip + MAX_WHOLE, skip), MAX_WHOLE)):
+            if waiting is not None and fits(worker, waiting):
+                yield waiting
+
+    def _finish_there(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
+        """The line before it comes first."""
+        place = view.waiting.place(waiting.request_id)
+        return place * self._between(view, owner, waiting) + self._once_there(view, owner, waiting)
+
+    def _once_there(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
+        """Prefill at once, then decode in steps of decodes alone: rather too short than too long."""
+        idle, cut = replace(owner, queued_tokens=0, growing_tokens=0), useful_cut(view, owner, waiting)
+        return score(idle, waiting, giver=giver_of(view, waiting), cut=cut).finish_s
+
+    def _between(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
+        """As `_between_takes`; where memory is what lacks, a take waits for a decode to end."""
+        between = self._between_takes(view, waiting)
+        if not view.decode_bound:
+            return between
+        output = waiting.mean_output or waiting.expected_output
+        return max(between, output * itl_seconds(owner, waiting.num_tokens) / (max(1, owner.owned, owner.decodes) * len(view.roles.owners)))
+
+    def _score(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, cut: int) -> Score:
+        cached = view.prefixes.cached_tokens(worker.ref, waiting.prefix, waiting.num_tokens)
+        return score(worker, waiting, Role.WHOLE, giver=giver_of(view, waiting), cut=cut, cached=cached)
+
+    def _in_time(self, here: Score) -> bool:
+        ttft, itl = self._settings.ttft_target_s, self._settings.itl_target_s
+        return (not ttft or here.ttft_s <= ttft) and (not itl or here.itl_s <= itl)
+
+    def _owner(self, view: ClusterView) -> WorkerView | None:
+        """The fastest."""
+        owners = [view.workers[ref] for ref in self._fastest.values() if ref in view.workers]
+        return max(owners, key=lambda owner: owner.speed, default=None)

@@ -1,0 +1,78 @@
+"""The scheduler's shell on a fabric in memory, under a clock that the fabric moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from scheduler.core import SchedulerCore
+from scheduler.loop import LoopSettings, SchedulerLoop
+from scheduler.settings import SchedulerSettings
+from shared.clock import ManualClock
+from shared.fabric import Fabric, LogHead
+from shared.messages import Submission
+from shared.processes import cancel_all
+from shared.types import RequestId, RequestSpec, SamplingParams
+from tests.support.model_fabric import ModelFabric
+from tests.support.waiting import eventually
+
+BACKLOG = 40
+LEASE_S = 3.0
+SLOW_S = 0.2
+"""Of each record: the whole backlog takes several leases."""
+
+
+class SlowFabric(ModelFabric):
+    """Every call lets others run; a record takes its time."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self._clock = clock
+        self.epochs: list[int] = []
+        self.records = 0
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = super().__getattr__(name)
+
+        async def yielding(*args: Any, **options: Any) -> Any:
+            await asyncio.sleep(0)
+            return await call(*args, **options)
+
+        return yielding
+
+    async def lead(self, candidate: str, ttl_s: float) -> int:
+        await asyncio.sleep(0)
+        self.epochs.append(self.model.lead(candidate, ttl_s))
+        return self.epochs[-1]
+
+    async def record(self, request_id: RequestId) -> object:
+        await asyncio.sleep(0)
+        self.records += 1
+        self._clock.advance(SLOW_S)
+        return self.model.record(request_id)
+
+
+def waiting(fabric: SlowFabric, count: int) -> None:
+    for at in range(count):
+        name = RequestId(f"request-{at}")
+        spec = RequestSpec(name, "model", (1, 2, 3), SamplingParams(4), 0)
+        fabric.model.create_log(LogHead(spec, api="", owner_key=""))
+        fabric.model.submit(Submission(name, 3, 4, 0, background=True))
+
+
+async def test_the_lease_is_kept_while_a_long_backlog_is_read() -> None:
+    """Else whoever is elected loses the lease on the way, begins anew and loses it again: nobody ever leads."""
+    fabric = SlowFabric(ManualClock(1000.0))
+    waiting(fabric, BACKLOG)
+    settings = LoopSettings("only", lease_s=LEASE_S, renew_s=0.0, tick_s=0.01)
+    loop = SchedulerLoop(SchedulerCore(SchedulerSettings()), cast(Fabric, fabric), fabric._clock, settings)
+    running = asyncio.create_task(loop.run())
+
+    async def led_on() -> bool:
+        return fabric.records >= BACKLOG and len(fabric.epochs) > BACKLOG + 2
+
+    await eventually(led_on)
+    await cancel_all([running])
+    assert set(fabric.epochs) == {fabric.epochs[0]}
+    assert fabric.records == BACKLOG
