@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import msgpack
@@ -39,10 +40,9 @@ def mutilated(good: bytes) -> st.SearchStrategy[bytes]:
 
 
 def read_or_refuse(read: Callable[[], object], refusal: type[Exception]) -> None:
-    try:
+    """Any other exception fails the test."""
+    with suppress(refusal):
         read()
-    except refusal as error:
-        assert str(error)
 
 
 @given(mutilated(MESSAGE))
