@@ -19,7 +19,7 @@ from shared.messages import Pull, PullRefused, Source
 from shared.types import AssistId, RequestId, TokenSpan, TransferId
 from tests.fault.test_found import HIGH, LOW, R1, assigned, make_core, only, ordered
 from workers.core import WorkerCore
-from workers.events import AbandonPull, PullEnded, SendKv, StartPull, StepDone, TellWorker
+from workers.events import AbandonPull, Launch, PullEnded, SendKv, StartPull, StepDone, TellWorker
 from workers.fake_engine import FakeEngine
 
 PULLS = Scenario(requests=5, stragglers=3, arrivals_per_s=40.0, high_blocks=26, low_blocks=32, cancel_share=0.0, leave_share=0.0)
@@ -49,7 +49,7 @@ def offered(tokens: int = 128) -> WorkerCore:
     core, engine = make_core(LOW), FakeEngine(FAKE_MODEL)
     commands = core.handle(ordered("r1", 1), 0.0)
     while core.assists[AssistId("r1")].offer.tokens < tokens:
-        (launch,) = [command for command in commands if hasattr(command, "plan")]
+        (launch,) = [command for command in commands if isinstance(command, Launch)]
         engine.launch(launch.plan)
         done = engine.collect()
         commands = core.handle(StepDone(done.step, done.token_ids, done.logprobs, done.seconds), 0.1)
