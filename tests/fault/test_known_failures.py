@@ -26,15 +26,15 @@ PULLS = Scenario(requests=5, stragglers=3, arrivals_per_s=40.0, high_blocks=26, 
 SEEDS = range(8)
 
 
-def play(*points: tuple[Step, Fault], occurrences: Sequence[int] = (1, 2), scenario: Scenario = PULLS) -> list[World]:
-    """Worlds in which the faults strike at these occurrences of their steps, until two of them met one; all rules hold in each."""
+def play(*points: tuple[Step, Fault], occurrences: Sequence[int] = (1, 2), scenario: Scenario = PULLS, enough: int = 2) -> list[World]:
+    """Worlds in which the faults strike at these occurrences of their steps, until `enough` of them met one; all rules hold in each."""
     found: list[World] = []
     for seed in SEEDS:
         faults = tuple(PlannedFault(step, occurrence, fault) for step, fault in points for occurrence in occurrences)
         world = World(Schedule(seed, scenario, faults))
         world.run()
         found += [world] if +world.plan.hit else []
-        if len(found) == 2:
+        if len(found) == enough:
             break
     assert found, f"{points} never struck"
     return found
@@ -108,12 +108,13 @@ def test_04_a_producer_that_cannot_send_tells_its_consumer() -> None:
 
 def test_05_one_transient_failure_does_not_poison_a_pair() -> None:
     """A lost transfer, and a later one between the same two workers that brings what it should."""
-    worlds = [world for world in play((Step.TRANSFER, Fault.LOST), occurrences=(1,)) if world.plan.met[Step.TRANSFER] > 1]
-    assert worlds
-    for world in worlds:
-        pulled = [line.thing for line in world.trace if line.what.endswith(": pulled") and isinstance(line.thing, dict)]
-        assert any(data["good_tokens"] == 0 for data in pulled)
-        assert any(data["good_tokens"] == data["tokens"] for data in pulled)
+    assert any(map(recovers, play((Step.TRANSFER, Fault.LOST), occurrences=(1,), enough=6)))
+
+
+def recovers(world: World) -> bool:
+    pulls = [(line.who, line.thing) for line in world.trace if line.what.endswith(": pulled") and isinstance(line.thing, dict)]
+    pairs = [((who, data["source"]), data["good_tokens"] == data["tokens"]) for who, data in pulls]
+    return any(not good and (pair, True) in pairs[at:] for at, (pair, good) in enumerate(pairs))
 
 
 def test_06_a_prefill_that_was_given_up_starts_no_decode_from_nothing() -> None:
