@@ -41,6 +41,7 @@ test: $(STAMP)
 test-fault: $(STAMP)
 	$(BIN)/python -m pytest tests/fault
 	$(BIN)/python -m scheduler.simulation --seeds 2000 12000
+	$(BIN)/python -m scheduler.simulation.mutations
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

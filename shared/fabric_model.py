@@ -203,8 +203,7 @@ class FabricModel:
     def _no_room(self, submission: Submission) -> SubmitAnswer | None:
         load = self._state.load
         waiting = sum(held.record.phase is Phase.QUEUED for held in self._state.held.values())
-        too_many = load.max_waiting > 0 and waiting >= load.max_waiting
-        if too_many or load.predicted_wait_s > self._max_predicted_wait_s:
+        if (load.max_waiting > 0 and waiting >= load.max_waiting) or load.predicted_wait_s > self._max_predicted_wait_s:
             return SubmitAnswer(SubmitStatus.BUSY, submission.request_id, min(120.0, max(1.0, load.predicted_wait_s)))
         if self._memory_bytes is not None and self._state.reserved_bytes + reserved_bytes(submission) > self._memory_bytes:
             return SubmitAnswer(SubmitStatus.NO_MEMORY, submission.request_id, 1.0)
@@ -294,8 +293,7 @@ class FabricModel:
     def lead(self, candidate: str, ttl_s: float) -> int:
         lease, now_ms = self._state.lease, self._clock.wall_ms()
         if now_ms < lease.until_ms and lease.candidate != candidate:
-            # Longer than any lease lasts: the server's clock was stepped back, and nobody may be there to renew it.
-            lease.until_ms = min(lease.until_ms, now_ms + 1000 * ttl_s)
+            lease.until_ms = min(lease.until_ms, now_ms + 1000 * ttl_s)  # as in lead.lua: a clock stepped back makes no lease longer
             return 0
         if now_ms >= lease.until_ms:
             # Higher even after a server lost its last writes: its clock is a floor for the number.

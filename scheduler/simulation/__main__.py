@@ -23,7 +23,10 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="print every event of the story")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many share a sweep (default: all cores)")
     options = parser.parse_args()
-    return replay(options.seed, options.verbose) if options.seed is not None else sweep(*options.seeds, options.processes)
+    if options.seed is not None:
+        return replay(options.seed, options.verbose)
+    first, stop = options.seeds
+    return sweep(first, stop, options.processes)
 
 
 def replay(seed: int, verbose: bool) -> int:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 
 from scheduler.simulation.steps import POINTS, Fault, Point, Step
 
-_BYTES_ON_THEIR_WAY = (Fault.LOST, Fault.DUPLICATED, Fault.LATE_WRITE)
-
 _STEPS: dict[str, tuple[Step, ...]] = {
     "header written": (Step.WRITE_CREATE_LOG,),
     "submission accepted": (Step.WRITE_SUBMIT, Step.GATEWAY_SUBMITTED),
@@ -50,8 +48,13 @@ _STEPS: dict[str, tuple[Step, ...]] = {
     "server away": (Step.SERVER,),
 }
 _POINTS: dict[str, tuple[Point, ...]] = {
-    "pull sent": ((Step.WORKER_SENDING, Fault.KILLED), (Step.WORKER_SENDING, Fault.STALLED))
-    + tuple((Step.TRANSFER, fault) for fault in _BYTES_ON_THEIR_WAY),
+    "pull sent": (
+        (Step.WORKER_SENDING, Fault.KILLED),
+        (Step.WORKER_SENDING, Fault.STALLED),
+        (Step.TRANSFER, Fault.LOST),
+        (Step.TRANSFER, Fault.DUPLICATED),
+        (Step.TRANSFER, Fault.LATE_WRITE),
+    ),
     "pull half received": (
         (Step.WORKER_RECEIVING, Fault.KILLED),
         (Step.WORKER_RECEIVING, Fault.STALLED),

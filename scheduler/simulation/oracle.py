@@ -49,6 +49,7 @@ class Oracle:
         self._world = world
         self._answers: dict[RequestId, tuple[Answer, ...]] = {}
         self._owners: dict[tuple[RequestId, int], str] = {}
+        self._leaders: dict[int, str] = {}
         self._progress: dict[tuple[str, RequestId, int], tuple[int, int]] = {}
         self._fences: dict[RequestId, int] = {}
         self.crashes = 0
@@ -119,6 +120,11 @@ class Oracle:
         """An attempt belongs to one incarnation: two that write under it would both be believed."""
         owner = self._owners.setdefault((request_id, attempt), shell.name)
         self._must(owner == shell.name, f"attempt {attempt} of {request_id} is owned by {owner} and by {shell.name}")
+
+    def elected(self, shell: SchedulerShell, epoch: int) -> None:
+        """An epoch has one leader."""
+        leader = self._leaders.setdefault(epoch, shell.name)
+        self._must(leader == shell.name, f"epoch {epoch} is led by {leader} and by {shell.name}")
 
     def fence_raised(self, request_id: RequestId, answer: FenceAnswer, fence: int) -> None:
         if answer.status is WriteStatus.DONE:

@@ -72,6 +72,7 @@ class SchedulerShell(Process):
         self.epoch = epoch
         self._reign += 1
         self.tell("leads under epoch", epoch)
+        self.world.oracle.elected(self, epoch)
         self.moment(Step.SCHEDULER_ELECTED, self._rebuild)
 
     def _rebuild(self) -> None:
