@@ -7,7 +7,7 @@ TRACE  ?= ../shared/data/traces/AzureLLMInferenceTrace_conv.csv
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo test test-fault check fix bench bench-balance clean
+.PHONY: help install demo test test-fault check fix bench bench-balance bench-papers clean
 
 help:
 	@echo "make install     the environment, in .venv"
