@@ -1,4 +1,4 @@
-"""Twelve workers of four kinds (two H100, four A10, four L4, two CPU hosts), simulated: goodput of every policy near what the cluster can do.
+"""Twelve workers of four kinds (two H100, four A10, four L4, two CPU hosts), simulated: goodput of every policy near what they can do.
 
 Goodput counts the requests a second that met both targets: TTFT 2 s, mean time between tokens 0.1 s. Writes
 `benchmarks/results/many_workers.json`.
