@@ -12,7 +12,20 @@ import typer
 
 from cli import roles
 from cli.children import COMPLAINT
-from cli.options import ApiKeys, ApiKeysFile, CeleryUrl, Dtype, ExtraModels, LogLevel, Model, NoAuth, Pool, RedisUrl, ServedName
+from cli.options import (
+    ApiKeys,
+    ApiKeysFile,
+    CeleryUrl,
+    Dtype,
+    ExtraModels,
+    LogLevel,
+    Model,
+    NoAuth,
+    Pool,
+    RedisUrl,
+    ServedName,
+    device_name,
+)
 from shared.errors import ConfigError, FabricUnavailable, HeadstartError
 from shared.processes import die_with_parent
 
@@ -108,6 +121,46 @@ def simulate(
     what_if = WhatIf(tuple(workers or ()), link_gb_s, token_budget)
     targets = Targets(ttft, itl, itl_p99)
     run_simulate(SimulateSettings(cluster, trace, tuple(policy), requests, rate, poisson, targets, seed, what_if, out))
+
+
+@app.command()
+def profile(
+    model: Model,
+    redis_url: Annotated[
+        str, typer.Option(envvar="HEADSTART_REDIS_URL", help="Where to store it for the pool's workers; left out: not.")
+    ] = "",
+    pool: Pool = "default",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=device_name)] = "cpu",
+    dtype: Dtype = "float32",
+    token_budget: Annotated[int, typer.Option(min=1, help="Tokens in one engine step.")] = 512,
+    max_sequences: Annotated[int, typer.Option(min=1, help="Sequences held at once.")] = 32,
+    block_tokens: Annotated[int, typer.Option(min=1, max=64, help="Tokens in one KV block; divides 64.")] = 16,
+    kv_mib: Annotated[int, typer.Option(min=1, help="Memory of the KV cache in MiB.")] = 512,
+    staging_mib: Annotated[int, typer.Option(min=1, help="Memory for transfers in flight in MiB.")] = 128,
+    slowdown: Annotated[float, typer.Option(min=1.0, help="As the worker's: every step this many times as long.")] = 1.0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
+    seconds: Annotated[float, typer.Option(min=1, max=110, help="How long to measure at most.")] = 60.0,
+    output: Annotated[Path | None, typer.Option(help="A JSON file for `headstart worker --profile`.")] = None,
+) -> None:
+    """Measures this device with this model, as a worker with the same options would serve it."""
+    from cli.profile import ProfileSettings, run_profile
+    from workers.process import WorkerProcessSettings
+
+    worker = WorkerProcessSettings(
+        redis_url,
+        model,
+        pool=pool,
+        device=device,
+        dtype=dtype,
+        token_budget=token_budget,
+        max_sequences=max_sequences,
+        block_tokens=block_tokens,
+        kv_bytes=kv_mib << 20,
+        staging_bytes=staging_mib << 20,
+        slowdown=slowdown,
+        threads=threads,
+    )
+    asyncio.run(run_profile(ProfileSettings(worker, seconds, output)))
 
 
 @app.command()

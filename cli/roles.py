@@ -155,6 +155,10 @@ def worker(
         float, typer.Option(min=0, envvar="HEADSTART_USD_PER_HOUR", help="What this device costs; 0: unknown, no decision rests on it.")
     ] = 0.0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="A file of `headstart profile --output`, believed as it is; by default a known profile or a new one."),
+    ] = None,
     fake_kv_bytes: Annotated[int, typer.Option(min=16, help="For the engine fake: KV bytes of a token, to size its transfers.")] = 16,
     drain_s: Annotated[
         float, typer.Option(min=0, help="How long after SIGTERM its requests may run on before they are handed back.")
@@ -204,6 +208,7 @@ def worker(
         prefix_cache=prefix_cache,
         pool_secret=pool_secret_of(pool_secret_file, os.environ.get("HEADSTART_POOL_SECRET", "")),
         metrics=MetricsDoor(metrics_port, metrics_host),
+        profile=profile,
     )
     run(serve(settings))
 

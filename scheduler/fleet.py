@@ -73,7 +73,8 @@ class Worker:
 
     def hear(self, report: Report) -> bool:
         """Takes over a report's figures. Returns whether its role may have changed."""
-        changed = report.state is not self.state or report.profile is not None
+        corrected = report.profile is not None and report.profile != self.profile
+        changed = report.state is not self.state or corrected
         self.counter, self.state, self.seen, self.held = report.counter, report.state, report.seen, False
         self.credit = Amount(report.credit.tokens, report.credit.blocks, report.credit.sequences)
         self.queued_tokens = self.decodes = self.decode_context = 0
@@ -85,7 +86,7 @@ class Worker:
                 self.decode_context += owned.num_tokens
         for seq in [seq for seq in self.promises if seq <= report.seen]:
             self.unpromise(seq)
-        if report.profile is not None:
+        if corrected:
             self.profile = report.profile
             self.speed = self._measure()
         return changed

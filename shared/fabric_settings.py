@@ -35,6 +35,8 @@ class FabricSettings:
     load_ttl_s: int = 30
     """A published load counts for so long."""
     events_ttl_s: int = 3600
+    profile_ttl_s: int = 2_592_000
+    """A measured profile that no worker has asked for in so long is forgotten."""
 
     events_max: int = 20_000
     """Entries kept, about: a new leader heals what was trimmed from records and reports."""

@@ -112,6 +112,14 @@ TABLE: tuple[KeyRow, ...] = (
     KeyRow("hs:{<pool>}:agents", "set", "hosts whose agents may be alive", "agent", "scale, top", "with its longest lease"),
     KeyRow("hs:{<pool>}:agent:<host>", "hash", "an agent's lease: how it is reached, what it runs", "agent", "scale, top", "its own lease"),
     KeyRow(
+        "hs:{<pool>}:profile:<digest>",
+        "string",
+        "a device's measured profile, JSON",
+        "worker, `headstart profile`",
+        "worker",
+        "`profile_ttl_s` after it was last written or found",
+    ),
+    KeyRow(
         "hs:{celery}:<name>",
         ANY_KIND,
         "queues, bindings and answers of the control plane: Celery's own, a few for each host",
@@ -168,6 +176,9 @@ class Keys:
 
     def agent(self, host: str) -> str:
         return f"{self.prefix}agent:{host}"
+
+    def profile(self, digest: str) -> str:
+        return f"{self.prefix}profile:{digest}"
 
     def jobs(self, worker: WorkerRef) -> str:
         return f"{self.prefix}jobs:{worker}"

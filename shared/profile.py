@@ -19,7 +19,10 @@ class StepShape:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Seconds per step, additive in the shape's terms; fitted by the profiler, corrected by live step times."""
+    """Seconds per step; fitted by the profiler, corrected by live step times. The terms and their fit: `docs/profiles.md`.
+
+    Ask `step_seconds` and the methods beside it; only they know how the terms work together.
+    """
 
     step_s: float
     prefill_token_s: float
@@ -30,6 +33,9 @@ class Profile:
     link_s: float = 0.001
     """Fixed seconds of one KV transfer."""
     link_bytes_per_s: float = 1e9
+    free_tokens: float = 0.0
+    """Tokens of a step, decodes among them, that its linear layers take along while they read the weights, in `step_s`. Beyond them each
+    costs `prefill_token_s`. 0: decodes cost nothing there, and every prefill token does."""
 
     def scaled(self, factor: float) -> Profile:
         """Of a device on which every step takes `factor` times as long; the link stays."""
@@ -45,18 +51,25 @@ class Profile:
     def step_seconds(self, shape: StepShape) -> float:
         return (
             self.step_s
-            + self.prefill_token_s * shape.prefill_tokens
+            + self.prefill_token_s * self._costly_tokens(shape)
             + self.prefill_pair_s * shape.prefill_context
             + self.decode_s * shape.decodes
             + self.decode_context_s * shape.decode_context
         )
 
+    def _costly_tokens(self, shape: StepShape) -> float:
+        """Tokens whose products take longer than reading the weights: the hinge of the roofline."""
+        if not self.free_tokens:
+            return shape.prefill_tokens
+        return max(0.0, shape.prefill_tokens + shape.decodes - self.free_tokens)
+
     def prefill_seconds(self, start: int, stop: int, chunk: int) -> float:
         """Seconds to prefill positions `[start, stop)` alone on this device in chunks of `chunk` tokens."""
         tokens = max(0, stop - start)
         pairs = (stop * (stop + 1) - start * (start + 1)) / 2
-        steps = -(-tokens // max(1, chunk))
-        return steps * self.step_s + tokens * self.prefill_token_s + pairs * self.prefill_pair_s
+        whole, rest = divmod(tokens, max(1, chunk))
+        costly = whole * max(0.0, max(1, chunk) - self.free_tokens) + max(0.0, rest - self.free_tokens)
+        return (whole + (rest > 0)) * self.step_s + costly * self.prefill_token_s + pairs * self.prefill_pair_s
 
     def prefill_tokens_per_s(self, chunk: int = 512) -> float:
         """Prefill throughput of a fresh prompt of one chunk: the figure by which devices are called low- or high-end."""

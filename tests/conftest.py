@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ from tests.support.key_check import TestServer, looked_into
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _profiles_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Workers of tests keep their profiles among themselves, and leave the user's alone."""
+    os.environ["HEADSTART_PROFILES"] = str(tmp_path_factory.mktemp("profiles"))
 
 
 @pytest.fixture(scope="session")

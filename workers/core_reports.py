@@ -5,17 +5,23 @@ from __future__ import annotations
 from itertools import islice
 
 from shared.messages import AssistState, Credit, OwnedState, Report, WorkerState
+from shared.profile import Profile
 from shared.types import JobSeq, RequestId
 from workers.core_cache import CoreCache
 from workers.core_state import Owned
+from workers.engine import StepPlan
 from workers.events import SendReport
 from workers.sequence import Sequence
 from workers.settings import WorkerSettings
+from workers.step_shape import shape_of
+from workers.step_speed import StepSpeed
 
 NO_CREDIT = Credit(tokens=0, blocks=0, sequences=0)
 FEW = 8
 LEARNING_RATE = 0.1
 """Weight of the latest output in the expected length of outputs."""
+PROFILE_EVERY = 10
+"""Reports: a corrected profile is told at once, and again with every so manieth, since a report may be lost and leaders change."""
 
 
 class CoreReports(CoreCache):
@@ -29,6 +35,8 @@ class CoreReports(CoreCache):
         self._closed: list[RequestId] = []
         self._news = False
         self._expected_output = float(settings.expected_output_tokens)
+        self._speed = StepSpeed(settings.profile) if settings.profile else None
+        self._profile_news = self._was_corrected = False
 
     # -- what is told
 
@@ -50,6 +58,17 @@ class CoreReports(CoreCache):
 
     def learn_output(self, tokens: int) -> None:
         self._expected_output += LEARNING_RATE * (tokens - self._expected_output)
+
+    def note_step(self, plan: StepPlan, seconds: float) -> None:
+        """Live step times correct the profile: who is throttled is believed to be slower, and again when it ends."""
+        if self._speed is not None and self._speed.saw(shape_of(plan), seconds, self.now):
+            self._profile_news = self._was_corrected = True
+            self.tell_soon()
+
+    @property
+    def speed_factor(self) -> float:
+        """How many times as long as profiled the steps take now."""
+        return self._speed.factor if self._speed else 1.0
 
     # -- figures
 
@@ -160,10 +179,19 @@ class CoreReports(CoreCache):
             assists=self._assist_states(),
             closed=tuple(self._closed),
             returned=tuple(self.returned.values()),
+            profile=self._corrected_profile(),
         )
         self._closed.clear()
         self._news = False
         self.command(SendReport(report))
+
+    def _corrected_profile(self) -> Profile | None:
+        """None where there is nothing to say beside what membership says."""
+        repeated = self._was_corrected and self._counter % PROFILE_EVERY == 0
+        if self._speed is None or not (self._profile_news or repeated):
+            return None
+        self._profile_news = False
+        return self._speed.profile
 
     def _owned_state(self, owned: Owned) -> OwnedState:
         """One whose choices have ended has nothing left to compute, although its blocks are free already."""

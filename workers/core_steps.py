@@ -126,6 +126,7 @@ class CoreSteps(CoreRequests):
                 self._suspect_row(row, result.error)
             return
         self._broken_by.clear()
+        self.note_step(step.plan, result.seconds)
         sealed = self.settings.block_tokens if self.settings.prefix_cache else 1 << 62
         for row in rows:
             self._advance_row(row, result, sealed)

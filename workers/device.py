@@ -49,13 +49,20 @@ class StepTimer:
     def __init__(self, device: torch.device) -> None:
         self._events = _events(device)
         self._began = time.perf_counter()
+        self._computed = -time.thread_time()
         self._ended = self._began
 
     def stop(self) -> None:
         """Marks the end of what was queued so far."""
         self._ended = time.perf_counter()
+        self._computed += time.thread_time()
         if self._events is not None:
             self._events[1].record()
+
+    @property
+    def computing_s(self) -> float:
+        """Seconds on a processor of the thread that made and stopped this; 0 where another device computes."""
+        return self._computed if self._events is None else 0.0
 
     def wait(self) -> float:
         """Waits for the device to reach the end; returns the seconds it took."""

@@ -98,6 +98,8 @@ class StepResult:
     seconds: float
     top_logprobs: tuple[TopLogprobs, ...] = ()
     """Per sample, empty where not asked for; nothing at all if nobody asked."""
+    computing_s: float = 0.0
+    """Of `seconds`, how long the step's thread held a processor: what it would have taken alone on this machine. 0: not known."""
 
 
 class Engine(Protocol):

@@ -24,11 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.errors import EngineError
-from shared.profile import Profile, StepShape
+from shared.profile import Profile
 from shared.types import BlockId, SamplingParams, TokenSpan
 from workers.engine import Int32, KVSpec, Sample, StepPlan, StepResult, TopLogprobs
 from workers.fake_sampling import Drawn, is_plain, likeliest, log_softmax, pick
 from workers.grammar_binding import GrammarBinder, NoGrammars
+from workers.step_shape import shape_of
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -325,16 +326,3 @@ class FakeEngine:
     def close(self) -> None:
         self._launched.clear()
         self._grammars.close()
-
-
-def shape_of(plan: StepPlan) -> StepShape:
-    """A row of one token behind others is a decode, everything else prefill."""
-    counts = np.diff(plan.starts)
-    decodes = (counts == 1) & (plan.contexts > 1)
-    decode_context = int(plan.contexts[decodes].sum())
-    return StepShape(
-        prefill_tokens=int(counts[~decodes].sum()),
-        prefill_context=int(plan.positions.sum()) + len(plan.positions) - decode_context,
-        decodes=int(decodes.sum()),
-        decode_context=decode_context,
-    )

@@ -19,6 +19,7 @@ from shared.metrics import NO_DOOR, MetricsDoor, shown
 from shared.processes import on_stop_signals
 from shared.profile import Profile
 from shared.redis_fabric import RedisFabric
+from shared.redis_profiles import ProfileRegistry
 from shared.types import GRANULE_TOKENS, PoolId, WorkerId, WorkerRef
 from workers.core import WorkerCore
 from workers.engine import Engine
@@ -77,6 +78,8 @@ class WorkerProcessSettings:
     metrics: MetricsDoor = NO_DOOR
     pool_secret: str = field(default="", repr=False)
     """What tickets for pulls are made with; empty: the message server's password."""
+    profile: Path | None = None
+    """A profile's file, to be believed without measuring."""
     fake_kv_bytes: int = BYTES_PER_TOKEN
     """KV bytes of one token of the engine without a model, rounded to what it can make."""
 
@@ -89,6 +92,10 @@ class WorkerProcessSettings:
         _need(
             self.block_tokens > 0 and GRANULE_TOKENS % self.block_tokens == 0,
             f"--block-tokens {self.block_tokens}: choose a divisor of {GRANULE_TOKENS}",
+        )
+        _need(
+            self.profile is None or self.engine != "fake",
+            f"--profile {self.profile}: the fake engine has a profile of its own; leave one of them out",
         )
         _need(
             self.token_budget >= self.max_sequences,
@@ -105,9 +112,9 @@ async def serve(settings: WorkerProcessSettings) -> None:
     ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), new_incarnation())
     logs.bind(worker=str(ref))
     engine = build_engine(settings)
-    profile = measure(engine, settings)
-    core = WorkerCore(core_settings(settings, ref, engine, profile))
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
+    profile = await profile_of(settings, engine, fabric)
+    core = WorkerCore(core_settings(settings, ref, engine, profile))
     tickets = Tickets.of_pool(settings.pool, settings.pool_secret, settings.redis_url)
     info = worker_info(settings, ref, engine, profile)
     loop = WorkerLoop(core, fabric, info, SystemClock(), LoopSettings(drain_s=settings.drain_s), tickets)
@@ -181,15 +188,17 @@ def _real(settings: WorkerProcessSettings) -> Engine:
         raise ModelRefused(f"--model {settings.model}: {refusal}; {remedy}") from None
 
 
-def measure(engine: Engine, settings: WorkerProcessSettings) -> Profile:
-    """The device's profile: measured, or what the engine without a model pretends."""
+async def profile_of(settings: WorkerProcessSettings, engine: Engine, fabric: RedisFabric) -> Profile:
+    """The device's profile: known, measured now, or what the engine without a model pretends."""
     if settings.engine == "fake":
-        return replace(FAKE_PROFILE.scaled(settings.slowdown), kv_bytes_per_token=engine.kv.bytes_per_token)
-    from workers.profile_progress import profile_progress
-    from workers.profiler import profile_engine
+        return pretended(settings, engine)
+    from workers.profile_finder import find_or_measure
 
-    with profile_progress() as progress:
-        return profile_engine(engine, token_budget=settings.token_budget, progress=progress)
+    return await find_or_measure(settings, engine, ProfileRegistry.of(fabric))
+
+
+def pretended(settings: WorkerProcessSettings, engine: Engine) -> Profile:
+    return replace(FAKE_PROFILE.scaled(settings.slowdown), kv_bytes_per_token=engine.kv.bytes_per_token)
 
 
 def core_settings(settings: WorkerProcessSettings, ref: WorkerRef, engine: Engine, profile: Profile) -> WorkerSettings:

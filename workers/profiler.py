@@ -1,7 +1,7 @@
-"""Measures one engine quickly, and fits the profile by which the scheduler knows its speed.
+"""Measures one engine: steps of every class in rounds, and the profile by which the scheduler knows its speed.
 
-A few steps of each kind (prefill alone, decode alone, both) are run in rounds, so that a noisy moment touches every shape
-alike; the profile is the non-negative least squares fit of their median times, relative errors weighted alike.
+Rounds, forwards and backwards in turn, let a noisy moment touch every shape alike; of each shape the median counts. On a CPU that
+neighbours use too, a step counts for the time that it computed: what they take is for live step times to tell, as they come and go.
 """
 
 from __future__ import annotations
@@ -9,136 +9,175 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, count
+from itertools import accumulate, count, pairwise
 from statistics import median
 
-import numpy as np
-
-from shared.profile import Profile, StepShape
+from shared.profile import Profile
 from shared.types import GRANULE_TOKENS, BlockId, TokenSpan, whole_granules
 from workers.engine import Engine
+from workers.processor import processor_quota
+from workers.profile_fit import Measured, errors, fit_profile
+from workers.profile_shapes import Bounds, StepClass, Work, works
 from workers.step_plans import Piece, write_plan
 
-CONTEXT_TOKENS = 8 * GRANULE_TOKENS
+CONTEXT_TOKENS = 1024
 """The longest context measured, memory permitting: long enough that attention shows beside the linear layers."""
-MAX_ROUNDS = 6
-
-Measured = tuple[StepShape, float]
-"""A step's shape and the seconds that it took."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """A step to measure: a prefill of `[start, stop)` in the first sequence beside decodes of the others at `context`."""
-
-    start: int = 0
-    stop: int = 0
-    decodes: int = 0
-    context: int = 0
-
-    @property
-    def shape(self) -> StepShape:
-        pairs = (self.stop * (self.stop + 1) - self.start * (self.start + 1)) // 2
-        return StepShape(self.stop - self.start, pairs, self.decodes, self.decodes * self.context)
+MAX_ROUNDS = 8
+FIRST_ROUND_SHARE = 0.5
+"""Of the time: a device so slow that it does not see every shape in it is measured at the first ones alone, all of them again."""
+LEAST_STEPS = 18
 
 
 def _unseen(_: float) -> None: ...
 
 
-def profile_engine(
-    engine: Engine, *, token_budget: int = 512, max_sequences: int = 32, seconds: float = 5.0, progress: Callable[[float], None] = _unseen
-) -> Profile:
-    """Profile of an engine that serves nobody yet: it uses the engine's first blocks, and leaves their content undefined.
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Median seconds of every step that was measured."""
 
-    Takes about `seconds`, at least one round of some twelve steps of at most `token_budget` tokens. `progress` hears the share done.
-    """
-    return fit_profile(measure(engine, token_budget, max_sequences, seconds, progress), engine.kv.bytes_per_token)
+    fitted: tuple[Measured, ...]
+    held_out: tuple[Measured, ...]
+    rounds: int
+
+    def profile(self, kv_bytes_per_token: int) -> Profile:
+        return fit_profile(self.fitted, kv_bytes_per_token)
+
+    def errors(self, profile: Profile) -> dict[StepClass, float]:
+        """Median relative errors over the steps that the profile was not fitted to."""
+        return errors(profile, self.held_out)
+
+
+def profile_engine(
+    engine: Engine,
+    *,
+    token_budget: int = 512,
+    max_sequences: int = 32,
+    seconds: float = 5.0,
+    max_rounds: int = MAX_ROUNDS,
+    progress: Callable[[float], None] = _unseen,
+) -> Profile:
+    """Profile of an engine that serves nobody yet: it uses the engine's first blocks, and leaves their content undefined."""
+    measured = measure(engine, token_budget, max_sequences, seconds, max_rounds=max_rounds, progress=progress)
+    return measured.profile(engine.kv.bytes_per_token)
 
 
 def measure(
-    engine: Engine, token_budget: int, max_sequences: int, seconds: float, progress: Callable[[float], None] = _unseen
-) -> list[Measured]:
-    """Median step times of the engine over the shapes that fit it. The first round, cold, counts only if it is the only one."""
-    began = time.perf_counter()
-    blocks = _sequences(engine, max_sequences)
-    works = _works(len(blocks), _context(engine), token_budget)
-    steps = count()
-    _fill(engine, blocks, token_budget, steps)
-    rounds: list[list[float]] = []
-    while len(rounds) < MAX_ROUNDS and (not rounds or time.perf_counter() - began < seconds):
-        rounds.append([_run(engine, work, blocks, next(steps)) for work in works])
-        progress(min(1.0, max(len(rounds) / MAX_ROUNDS, (time.perf_counter() - began) / seconds if seconds else 1.0)))
-    times = zip(*(rounds[1:] or rounds), strict=True)
-    return [(work.shape, median(taken)) for work, taken in zip(works, times, strict=True)]
+    engine: Engine,
+    token_budget: int,
+    max_sequences: int,
+    seconds: float,
+    *,
+    max_rounds: int = MAX_ROUNDS,
+    progress: Callable[[float], None] = _unseen,
+) -> Samples:
+    """Takes about `seconds`, at least `LEAST_STEPS` steps of at most `token_budget` tokens. `progress` hears the share done."""
+    return _Measuring(engine, bounds_of(engine, token_budget, max_sequences), seconds, max_rounds, progress).run()
 
 
-def fit_profile(measured: Sequence[Measured], kv_bytes_per_token: int) -> Profile:
-    """The additive step model (see `Profile.step_seconds`) that comes closest to the measured times."""
-    rows = [(1.0, s.prefill_tokens, s.prefill_context, s.decodes, s.decode_context) for s, _ in measured]
-    taken = np.array([max(seconds, 1e-9) for _, seconds in measured])
-    per_step, per_token, per_pair, per_decode, per_context = non_negative_fit(np.array(rows) / taken[:, None], np.ones(len(taken)))
-    return Profile(per_step, per_token, per_pair, per_decode, per_context, kv_bytes_per_token)
-
-
-def non_negative_fit(a: np.typing.NDArray[np.float64], b: np.typing.NDArray[np.float64]) -> list[float]:
-    """The x >= 0 that minimises |a x - b|: with so few columns, the best of the unconstrained fits over all their subsets.
-
-    The solution of non-negative least squares is the unconstrained one over its own support (Lawson and Hanson, 1974).
-    """
-    scale = np.maximum(np.abs(a).max(axis=0), 1e-30)
-    best, least = np.zeros(a.shape[1]), float(b @ b)
-    for size in range(1, a.shape[1] + 1):
-        for support in map(list, combinations(range(a.shape[1]), size)):
-            found = np.linalg.lstsq(a[:, support] / scale[support], b, rcond=None)[0] / scale[support]
-            miss = a[:, support] @ found - b
-            if (found >= 0).all() and float(miss @ miss) < least:
-                least, best = float(miss @ miss), np.zeros(a.shape[1])
-                best[support] = found
-    return [float(x) for x in best]
-
-
-def _context(engine: Engine) -> int:
-    """Tokens of context to measure at: whole granules, as many as the model and its cache allow two sequences."""
+def bounds_of(engine: Engine, token_budget: int, max_sequences: int) -> Bounds:
+    """Contexts are whole granules, as many as the model and its cache allow two sequences."""
     room = min(CONTEXT_TOKENS, engine.max_model_tokens, engine.total_blocks // 2 * engine.block_tokens)
-    return whole_granules(room) or room
+    return Bounds(token_budget, max_sequences + 1, whole_granules(room) or room, engine.total_blocks, engine.block_tokens)
 
 
-def _sequences(engine: Engine, max_sequences: int) -> list[tuple[BlockId, ...]]:
-    """Blocks of as many sequences of the measured context as fit, at least two."""
-    each = -(-_context(engine) // engine.block_tokens)
-    sequences = min(max_sequences + 1, engine.total_blocks // each)
-    return [tuple(map(BlockId, range(s * each, (s + 1) * each))) for s in range(sequences)]
+class _Measuring:
+    def __init__(self, engine: Engine, bounds: Bounds, seconds: float, max_rounds: int, progress: Callable[[float], None]) -> None:
+        self._engine, self._seconds, self._max_rounds, self._progress = engine, seconds, max_rounds, progress
+        self._bounds = bounds
+        self._works = works(bounds)
+        self._steps = count()
+        self._began = time.perf_counter()
+        self._rounds: list[list[float]] = []
+        self._in_peace = processor_quota() is None
+        """Whether a step may be taken for the time that it computed: a quota is part of the device, neighbours are not."""
+
+    def run(self) -> Samples:
+        self._write_blocks()
+        self._warm_up()
+        self._first_round()
+        while len(self._rounds) < self._max_rounds and self._spent + self._round_s < self._seconds:
+            self._next_round()
+        times = [median(taken) for taken in zip(*self._rounds, strict=True)]
+        measured = [(work, (work.shape, taken)) for work, taken in zip(self._works, times, strict=True)]
+        fitted = tuple(sample for work, sample in measured if not work.held_out)
+        return Samples(fitted, tuple(sample for work, sample in measured if work.held_out), len(self._rounds))
+
+    @property
+    def _spent(self) -> float:
+        return time.perf_counter() - self._began
+
+    @property
+    def _round_s(self) -> float:
+        return sum(self._rounds[-1])
+
+    def _warm_up(self) -> None:
+        """The first steps of a process are not like later ones: memory is touched, kernels are chosen."""
+        for work in self._works[:4]:
+            self._run(work)
+
+    def _first_round(self) -> None:
+        taken: list[float] = []
+        for work in self._works:
+            if len(taken) >= LEAST_STEPS and self._spent > FIRST_ROUND_SHARE * self._seconds:
+                break
+            taken.append(self._run(work))
+            self._tell(len(taken) / len(self._works))
+        self._works = self._works[: len(taken)]
+        self._rounds.append(taken)
+
+    def _next_round(self) -> None:
+        forwards = len(self._rounds) % 2 == 0
+        taken = [self._run(work) for work in (self._works if forwards else reversed(self._works))]
+        self._rounds.append(taken if forwards else taken[::-1])
+        self._tell(0.0)
+
+    def _tell(self, of_round: float) -> None:
+        by_rounds = (len(self._rounds) + of_round) / self._max_rounds
+        self._progress(min(1.0, max(by_rounds, self._spent / self._seconds if self._seconds else 1.0)))
+
+    def _write_blocks(self) -> None:
+        """Nobody attends to memory that was never written: one granule is computed and copied over all blocks that steps will read."""
+        used = max(sum(map(self._blocks_of, work.sequences)) for work in self._works)
+        size, longest = self._engine.block_tokens, self._bounds.max_context
+        if longest < GRANULE_TOKENS:
+            for block in range(used):
+                self._compute([block], min(size, longest))
+            return
+        each = GRANULE_TOKENS // size
+        self._compute(range(each), GRANULE_TOKENS)
+        self._copy(used, each)
+
+    def _compute(self, blocks: Sequence[int], tokens: int) -> None:
+        """In steps within the budget."""
+        for start in range(0, tokens, self._bounds.token_budget):
+            count = min(self._bounds.token_budget, tokens - start)
+            self._step([Piece([1] * count, start, blocks, [count - 1])])
+
+    def _copy(self, used: int, each: int) -> None:
+        payload = memoryview(bytearray(GRANULE_TOKENS * self._engine.kv.bytes_per_token))
+        self._engine.gather(_ids(0, each), TokenSpan(0, GRANULE_TOKENS), payload)
+        for first in range(0, used, each):
+            first = min(first, self._engine.total_blocks - each)
+            self._engine.scatter(_ids(first, first + each), TokenSpan(0, GRANULE_TOKENS), payload)
+
+    def _blocks_of(self, tokens: int) -> int:
+        return -(-tokens // self._engine.block_tokens)
+
+    def _run(self, work: Work) -> float:
+        """Seconds of one step; decodes and the end of a prefill are sampled, as they are in service."""
+        ends = list(accumulate((self._blocks_of(tokens) for tokens in work.sequences), initial=0))
+        tables = [range(*ends_of) for ends_of in pairwise(ends)]
+        pieces = [Piece([1], work.context - 1, table, [0]) for table in tables[len(tables) - work.decodes :]]
+        if tokens := work.stop - work.start:
+            pieces.append(Piece([1] * tokens, work.start, tables[0], [tokens - 1]))
+        return self._step(pieces)
+
+    def _step(self, pieces: Sequence[Piece]) -> float:
+        self._engine.launch(write_plan(next(self._steps), pieces, self._engine.block_tokens))
+        result = self._engine.collect()
+        alone = result.computing_s if self._in_peace else 0.0
+        return min(result.seconds, alone or result.seconds)
 
 
-def _works(sequences: int, context: int, token_budget: int) -> list[_Work]:
-    chunk = min(token_budget, context)
-    prefills = [_Work(stop=stop) for stop in sorted({max(1, chunk // 16), chunk // 4 or 1, chunk})]
-    later = [_Work(start=context - n, stop=context) for n in sorted({max(1, chunk // 16), chunk // 4 or 1}) if n < context]
-    batches = sorted({1, min(8, sequences - 1), sequences - 1})
-    decodes = [_Work(decodes=n, context=c) for n in batches for c in sorted({max(1, context // 8), context})]
-    mixed = [_Work(stop=max(1, chunk // 4), decodes=batches[-1], context=max(1, context // 2))]
-    return prefills + later + decodes + mixed
-
-
-def _fill(engine: Engine, blocks: Sequence[tuple[BlockId, ...]], token_budget: int, steps: count[int]) -> None:
-    """Computes one context and copies it to the other sequences: nobody attends to memory that was never written."""
-    context = _context(engine)
-    for start in range(0, context, token_budget):
-        _run(engine, _Work(start=start, stop=min(context, start + token_budget)), blocks, next(steps))
-    if context % GRANULE_TOKENS:
-        for other in range(1, len(blocks)):
-            _run(engine, _Work(stop=context), [blocks[other]], next(steps))
-        return
-    payload = memoryview(bytearray(context * engine.kv.bytes_per_token))
-    engine.gather(blocks[0], TokenSpan(0, context), payload)
-    for copied in blocks[1:]:
-        engine.scatter(copied, TokenSpan(0, context), payload)
-
-
-def _run(engine: Engine, work: _Work, blocks: Sequence[tuple[BlockId, ...]], step: int) -> float:
-    """Seconds of one step; decodes and the end of a prefill are sampled, as they are in service."""
-    pieces = [Piece([1], work.context - 1, blocks[1 + s], [0]) for s in range(work.decodes)]
-    if tokens := work.stop - work.start:
-        pieces.append(Piece([1] * tokens, work.start, blocks[0], [tokens - 1]))
-    engine.launch(write_plan(step, pieces, engine.block_tokens))
-    return engine.collect().seconds
+def _ids(start: int, stop: int) -> tuple[BlockId, ...]:
+    return tuple(map(BlockId, range(start, stop)))

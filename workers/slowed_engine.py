@@ -32,7 +32,7 @@ class SlowedEngine:
     def collect(self) -> StepResult:
         result = self._inner.collect()
         self._sleep(result.seconds * (self._factor - 1))
-        return dataclasses.replace(result, seconds=result.seconds * self._factor)
+        return dataclasses.replace(result, seconds=result.seconds * self._factor, computing_s=result.computing_s * self._factor)
 
     def gather(self, blocks: tuple[BlockId, ...], span: TokenSpan, out: memoryview) -> None:
         self._inner.gather(blocks, span, out)

@@ -104,7 +104,7 @@ class TorchEngine:
             raise EngineError(f"step {step} failed: {type(error).__name__}: {error}") from error
         tokens, logprobs, top = answer.chosen
         likeliest = top.by_row(len(tokens)) if top else ()
-        return StepResult(step, tuple(tokens.tolist()), tuple(logprobs.tolist()), seconds, likeliest)
+        return StepResult(step, tuple(tokens.tolist()), tuple(logprobs.tolist()), seconds, likeliest, answer.timer.computing_s)
 
     def gather(self, blocks: tuple[BlockId, ...], span: TokenSpan, out: memoryview) -> None:
         self._cache.gather(blocks, span, out)

@@ -14,7 +14,7 @@ from scheduler.policies.base import Assist
 from scheduler.policies.fixed_cut import FixedCut
 from scheduler.settings import SchedulerSettings
 from scheduler.view import ClusterView, WaitingView, WorkerView
-from shared.profile import Profile
+from shared.profile import Profile, StepShape
 from shared.types import GRANULE_TOKENS, RequestId, whole_granules
 
 LINEAR_AT = (256, 4096)
@@ -93,7 +93,7 @@ def high_seconds(owner: WorkerView, cut: int, num_tokens: int) -> float:
     profile, decodes = owner.profile, owner.decodes
     chunk = max(1, owner.token_budget - decodes)
     iterations = ceil((num_tokens - cut) / chunk)
-    fixed = profile.step_s + chunk * profile.prefill_token_s + decodes * profile.decode_s
+    fixed = profile.step_seconds(StepShape(chunk, 0, decodes, 0))
     decode_context = iterations * owner.decode_context + decodes * iterations * (iterations - 1) / 2
     prefill_context = iterations * cut + chunk * iterations * (iterations - 1) / 2
     return iterations * fixed + profile.decode_context_s * decode_context + chunk * profile.prefill_pair_s * prefill_context

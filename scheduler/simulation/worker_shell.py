@@ -41,10 +41,10 @@ from workers.events import (
     WorkerCommand,
     WorkerEvent,
 )
-from workers.fake_engine import shape_of
 from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import Append, OutputBook, OutputCommand
+from workers.step_shape import shape_of
 
 if TYPE_CHECKING:
     from scheduler.simulation.world import World

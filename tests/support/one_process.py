@@ -21,7 +21,7 @@ from workers.loop import WorkerLoop
 from workers.loopback_transport import LoopbackHub, LoopbackTransport
 from workers.mover import Mover
 from workers.output import OutputBook, OutputStage
-from workers.process import WorkerProcessSettings, build_engine, core_settings, measure, new_incarnation, worker_info
+from workers.process import WorkerProcessSettings, build_engine, core_settings, new_incarnation, pretended, worker_info
 from workers.tickets import OPEN, Tickets
 
 
@@ -47,7 +47,7 @@ async def working(
     )
     ref = WorkerRef(WorkerId(name), new_incarnation())
     engine = build_engine(settings)
-    profile = measure(engine, settings)
+    profile = pretended(settings, engine)
     fabric = await RedisFabric.connect(url)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), tickets=tickets)

@@ -1,42 +1,41 @@
-"""The profile that a worker would have measured of its device: fitted from noisy samples of the hidden model."""
+"""The profile that a worker would have measured of its device: the same steps, with noise, and the same fit."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
 
-from scheduler.simulation.serving.plan import ClusterPlan
+from scheduler.simulation.serving.plan import BLOCK_TOKENS, ClusterPlan
 from scheduler.simulation.serving.roofline import Device
 from shared.profile import Profile, StepShape
-from workers.profiler import fit_profile
+from workers.profile_fit import Measured, fit_profile
+from workers.profile_shapes import Bounds, works
 
-CONTEXTS = (256, 1024, 4096)
-BATCHES = (1, 8, 32, 128)
-CHUNK_SHARES = (16, 4, 2, 1)
-"""Prefill chunks are measured at these fractions of the token budget."""
+MAX_SEQUENCES = 256
+MAX_CONTEXT = 4096
+ROUNDS = 3
+"""Noisy samples of each step, of which the middle one counts."""
 
 
 def fitted_profile(device: Device, plan: ClusterPlan, rng: Random) -> Profile:
     """What the scheduler is told; `plan.profile_noise` is the relative error of each sample."""
-    samples = [(shape, device.step_seconds(shape) * max(0.1, rng.gauss(1.0, plan.profile_noise))) for shape in shapes(plan.token_budget)]
+    samples = [(shape, _sample(device, shape, plan, rng)) for shape in shapes(plan.token_budget)]
     profile = fit_profile(samples, device.model.kv_bytes_per_token)
     return replace(profile, link_s=plan.link_s, link_bytes_per_s=plan.link_bytes_per_s)
 
 
-def shapes(token_budget: int) -> list[StepShape]:
-    """Prefill alone, decode alone, and mixed, over chunks, batches and contexts."""
-    chunks = sorted({max(1, token_budget // share) for share in CHUNK_SHARES})
-    prefills = [prefill(chunk, context) for chunk in chunks for context in (0, *CONTEXTS)]
-    decodes = [StepShape(0, 0, batch, batch * context) for batch in BATCHES for context in CONTEXTS]
-    mixed = [_mixed(chunk, batch, context) for chunk in chunks for batch in BATCHES[1:] for context in CONTEXTS[:2]]
-    return prefills + decodes + mixed
+def shapes(token_budget: int, *, held_out: bool = False) -> list[StepShape]:
+    """The steps that a worker with this budget measures, those that it fits to or those that it checks itself by."""
+    sequences = min(MAX_SEQUENCES, token_budget)
+    bounds = Bounds(token_budget, sequences, MAX_CONTEXT, sequences * MAX_CONTEXT // BLOCK_TOKENS, BLOCK_TOKENS)
+    return [work.shape for work in works(bounds) if work.held_out is held_out]
 
 
-def prefill(chunk: int, context: int) -> StepShape:
-    """`chunk` tokens of one prompt, behind `context` that are there already."""
-    return StepShape(chunk, chunk * context + chunk * (chunk + 1) // 2, 0, 0)
+def unseen(device: Device, token_budget: int) -> list[Measured]:
+    """The true seconds of the steps that nothing is fitted to."""
+    return [(shape, device.step_seconds(shape)) for shape in shapes(token_budget, held_out=True)]
 
 
-def _mixed(chunk: int, batch: int, context: int) -> StepShape:
-    first = prefill(chunk, context)
-    return StepShape(first.prefill_tokens, first.prefill_context, batch, batch * context)
+def _sample(device: Device, shape: StepShape, plan: ClusterPlan, rng: Random) -> float:
+    seconds = device.step_seconds(shape)
+    return sorted(seconds * max(0.1, rng.gauss(1.0, plan.profile_noise)) for _ in range(ROUNDS))[ROUNDS // 2]

@@ -13,7 +13,7 @@ from scheduler.simulation.serving.trace import Arrival
 from tests.unit.serving.support import drawn, pair, served
 from workers.batching import PlannedStep
 from workers.core import WorkerCore
-from workers.fake_engine import shape_of
+from workers.step_shape import shape_of
 
 
 class LaidOutCore(WorkerCore):

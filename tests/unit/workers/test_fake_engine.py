@@ -15,8 +15,9 @@ from shared.types import BlockId, SamplingParams, TokenSpan
 from tests.support.core_harness import World, make_spec
 from workers.batching import StepBuilder
 from workers.engine import StepPlan
-from workers.fake_engine import FakeEngine, FakeModel, mix, mix_array, reference_tokens, shape_of
+from workers.fake_engine import FakeEngine, FakeModel, mix, mix_array, reference_tokens
 from workers.sequence import Sequence
+from workers.step_shape import shape_of
 
 GREEDY = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
 
