@@ -7,7 +7,7 @@ TRACE  ?= ../shared/data/traces/AzureLLMInferenceTrace_conv.csv
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo test test-fault check fix bench bench-balance clean
+.PHONY: help install demo test test-fault check fix bench bench-balance bench-papers clean
 
 help:
 	@echo "make install     the environment, in .venv"
@@ -18,6 +18,7 @@ help:
 	@echo "make fix         what can be mended by itself"
 	@echo "make bench       the benchmarks; rows go to benchmarks/results/"
 	@echo "make bench-balance  real unequal workers, every policy (docs/balance.md); TRACE=AzureLLMInferenceTrace_conv.csv, as root"
+	@echo "make bench-papers  the papers' comparisons, simulated: TRACE=the Azure conversation trace (CSV); hours on two cores"
 	@echo "make clean       the environment and every cache"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -64,6 +65,14 @@ bench: $(STAMP)
 
 bench-balance: $(STAMP)
 	$(BIN)/python -m benchmarks.balance --trace $(TRACE) $(OPTIONS)
+
+TRACE ?= AzureLLMInferenceTrace_conv.csv
+REQUESTS ?= 1000
+
+bench-papers: $(STAMP)
+	$(BIN)/python -m benchmarks.papers --trace $(TRACE) --requests $(REQUESTS) --kept benchmarks/results/papers-runs.jsonl --out benchmarks/results/papers
+	$(BIN)/python -m benchmarks.unequal_instances --trace $(TRACE)
+	$(BIN)/python -m benchmarks.many_workers --trace $(TRACE)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

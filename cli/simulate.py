@@ -13,7 +13,7 @@ from rich.progress import Progress
 from scheduler.settings import SchedulerSettings
 from scheduler.simulation.serving.figures import Figures, Targets, figures, table
 from scheduler.simulation.serving.fluid import Bound, fluid_bound
-from scheduler.simulation.serving.page import write_page
+from scheduler.simulation.serving.page import Section, write_page
 from scheduler.simulation.serving.plan import ClusterPlan, read_cluster
 from scheduler.simulation.serving.policies import check_policy, simulate
 from scheduler.simulation.serving.trace import Arrival, as_poisson, at_rate, read_trace
@@ -21,7 +21,7 @@ from scheduler.simulation.serving.what_if import WhatIf, changed
 from scheduler.simulation.serving.world import Serving
 from shared.errors import ConfigError
 
-SCHEDULED = SchedulerSettings(max_waiting=1_000_000, max_assists=16)
+SCHEDULED = SchedulerSettings(max_waiting=1_000_000)
 """Nobody is refused: what a cluster cannot take waits."""
 
 
@@ -95,4 +95,4 @@ def _write(out: Path, text: str, plan: ClusterPlan, bound: Bound, rows: Sequence
     entries = {"cluster": plan.name, "bound": asdict(bound), "policies": [asdict(row) for row in rows]}
     (out / "figures.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     (out / "figures.txt").write_text(text + "\n", encoding="utf-8")
-    write_page(out, text, bound.requests_per_s, rows)
+    write_page(out, [Section("", text, bound.requests_per_s, rows)])

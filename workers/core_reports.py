@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from shared.messages import AssistState, Credit, OwnedState, Report, WorkerState
-from shared.profile import Profile
+from shared.profile import Profile, StepShape
 from shared.types import JobSeq, RequestId
 from workers.core_cache import CoreCache
 from workers.core_state import Owned
@@ -61,9 +61,12 @@ class CoreReports(CoreCache):
 
     def note_step(self, plan: StepPlan, seconds: float) -> None:
         """Live step times correct the profile: who is throttled is believed to be slower, and again when it ends."""
-        if self._speed is not None and self._speed.saw(shape_of(plan), seconds, self.now):
+        if self._speed is not None and self._speed.saw(self._shape_of(plan), seconds, self.now):
             self._profile_news = self._was_corrected = True
             self.tell_soon()
+
+    def _shape_of(self, plan: StepPlan) -> StepShape:
+        return shape_of(plan)
 
     @property
     def speed_factor(self) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -20,23 +21,39 @@ STYLE = (
 )
 
 
-def write_page(out: Path, text: str, bound: float, rows: Sequence[Figures]) -> None:
-    """`throughput.png`, `latency.png`, `utilisation.png` and `index.html` in `out`. The same figures give the same bytes."""
-    plots: dict[str, Callable[[], Figure]] = {
-        "throughput": lambda: _throughput(rows, bound),
-        "latency": lambda: _latency(rows),
-        "utilisation": lambda: _utilisation(rows),
-    }
-    images = {name: _png(draw()) for name, draw in plots.items()}
-    for name, image in images.items():
-        (out / f"{name}.png").write_bytes(image)
-    (out / "index.html").write_text(_html(text, images), encoding="utf-8")
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a page: what was run, as a table, and its plots."""
+
+    name: str
+    """In front of the plots' file names; may be empty."""
+    text: str
+    bound: float
+    """Requests a second."""
+    rows: Sequence[Figures]
 
 
-def _html(text: str, images: dict[str, bytes]) -> str:
-    pictures = "\n".join(_image(name, image) for name, image in images.items())
+def write_page(out: Path, sections: Sequence[Section]) -> None:
+    """Three plots (PNG) of each section and one `index.html` that holds them all. The same figures give the same bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    parts: list[str] = []
+    for section in sections:
+        images = {f"{section.name}{'-' if section.name else ''}{name}": _png(figure) for name, figure in _plots(section).items()}
+        for name, image in images.items():
+            (out / f"{name}.png").write_bytes(image)
+        parts.append("\n".join([f"<pre>{escape(section.text)}</pre>", *(_image(name, image) for name, image in images.items())]))
     head = f'<!doctype html>\n<meta charset="utf-8">\n<title>Headstart: simulated</title>\n<style>{STYLE}</style>'
-    return f"{head}\n<pre>{escape(text)}</pre>\n{pictures}\n"
+    (out / "index.html").write_text("\n".join([head, *parts, ""]), encoding="utf-8")
+
+
+def _plots(section: Section) -> dict[str, Figure]:
+    if not section.rows:
+        return {}
+    return {
+        "throughput": _throughput(section.rows, section.bound),
+        "latency": _latency(section.rows),
+        "utilisation": _utilisation(section.rows),
+    }
 
 
 def _image(name: str, image: bytes) -> str:
@@ -85,7 +102,7 @@ def _utilisation(rows: Sequence[Figures]) -> Figure:
         height = 0.8 / len(workers)
         for at, worker in enumerate(workers):
             places = [index + (at - (len(workers) - 1) / 2) * height for index in range(len(rows))]
-            axis.barh(places, [getattr(row, pick)[worker] for row in rows], height=height, label=worker)
+            axis.barh(places, [getattr(row, pick).get(worker, 0.0) for row in rows], height=height, label=worker)
         axis.set_yticks(range(len(rows)), [row.policy for row in rows])
         axis.set_xlim(0, 1)
         axis.set_xlabel(title)

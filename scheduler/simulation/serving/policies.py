@@ -10,6 +10,10 @@ from scheduler.simulation.serving.records import Outcome
 from scheduler.simulation.serving.world import Serving, ServingWorld
 from shared.errors import ConfigError
 
+OURS = "headstart"
+OTHERS_ASSISTS = 16
+"""Head starts under way on a worker at once, at most, under every other policy: those that give any have a limit of their own,
+and do worse with ours (cronus by 5 %), as ours does with this one (by 6 %)."""
 SIMULATED = (*sorted(POLICIES), pipeline.NAME)
 
 
@@ -20,7 +24,8 @@ def simulate(policy: str, serving: Serving) -> Outcome:
         stages = pipeline.PipelineWorld(serving)
         stages.run()
         return stages.outcome()
-    world = ServingWorld(replace(serving, settings=replace(serving.settings, policy=policy)))
+    assists = serving.settings.max_assists if policy == OURS else OTHERS_ASSISTS
+    world = ServingWorld(replace(serving, settings=replace(serving.settings, policy=policy, max_assists=assists)))
     world.run()
     return world.outcome()
 

@@ -76,6 +76,10 @@ class ShapedCore(WorkerCore):
             self._steps + 1, block_tokens=settings.block_tokens, token_budget=settings.token_budget, max_rows=settings.max_sequences
         )
 
+    def _shape_of(self, plan: StepPlan) -> StepShape:
+        assert isinstance(plan, ShapedPlan)
+        return plan.shape
+
     def _content(self, sequence: Sequence, at: int, *, known: bool = False) -> Content | None:
         """No two requests begin alike here (each has a salt of its own), and the same one has the same tokens at each attempt."""
         if at < len(sequence.contents):
