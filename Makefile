@@ -7,13 +7,14 @@ TRACE  ?= ../shared/data/traces/AzureLLMInferenceTrace_conv.csv
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo test test-fault check fix bench bench-balance bench-papers clean
+.PHONY: help install demo test test-fault check fix bench bench-balance bench-papers soak clean
 
 help:
 	@echo "make install     the environment, in .venv"
 	@echo "make demo        everything on this machine: prompts, head starts, answers"
 	@echo "make test        the test suite"
 	@echo "make test-fault  the long fault run"
+	@echo "make soak        half an hour of load with few faults: what grows is printed"
 	@echo "make check       formatting, lint, types, import contracts, file sizes; writes nothing"
 	@echo "make fix         what can be mended by itself"
 	@echo "make bench       the benchmarks; rows go to benchmarks/results/"
@@ -43,6 +44,11 @@ test-fault: $(STAMP)
 	$(BIN)/python -m pytest tests/fault
 	$(BIN)/python -m scheduler.simulation --seeds 2000 12000
 	$(BIN)/python -m scheduler.simulation.mutations
+	$(BIN)/python -m tests.machine --seconds 300 --every 6
+	$(BIN)/python -m tests.machine --seconds 90 --every 9 --clients 6 --model examples/demo_model/weights
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.machine --seconds 1800 --every 60 --clients 8
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
