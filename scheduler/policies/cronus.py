@@ -19,6 +19,10 @@ from shared.types import GRANULE_TOKENS, RequestId, whole_granules
 
 LINEAR_AT = (256, 4096)
 """Prompt lengths (tokens) between which the low-end's prefill time is taken to be a straight line, as the paper's Eq. 2."""
+IN_PREFILL = 2
+"""Requests whose partial prefill is under way or waits for its turn on one low-end, at most (the paper's section 4.2: "at most two").
+
+One whose part is done and waits to be pulled is not counted: whether the paper's two include it could not be read."""
 REMEMBERED = 100_000
 """Splits of requests that may still wait."""
 
@@ -32,6 +36,8 @@ class Cronus(FixedCut):
 
     def assist(self, view: ClusterView, worker: WorkerView) -> Assist | None:
         """The oldest prompt: its split is fixed now. One that the high-end had better do alone goes to it at once."""
+        if worker.growing >= IN_PREFILL:
+            return None
         for waiting in view.waiting.without_head_start():
             if waiting.request_id in self._splits and not self._splits[waiting.request_id]:
                 continue

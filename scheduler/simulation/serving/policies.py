@@ -12,8 +12,8 @@ from shared.errors import ConfigError
 
 OURS = "headstart"
 OTHERS_ASSISTS = 16
-"""Head starts under way on a worker at once, at most, under every other policy: those that give any have a limit of their own,
-and do worse with ours (cronus by 5 %), as ours does with this one (by 6 %)."""
+"""Head starts under way on a worker at once, at most, under every other policy. Ours does worse with this one (by 6 %); cronus has
+the two of its paper."""
 SIMULATED = (*sorted(POLICIES), pipeline.NAME)
 
 
