@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-START_S = 15.0
+START_S = 6.0
 """A worker that starts measures itself for about so long; `headstart profile` takes its time."""
 
 

@@ -232,8 +232,10 @@ async def record(pool: Pool, answer: Answer) -> Record:
 
 
 async def sends(pool: Pool) -> bool:
-    """Whether the low-end has opened a way to send by."""
-    return any("UCX chose" in line for line in pool.child("low").tail)
+    """Whether the low-end has opened a way to send by, since it measured its link."""
+    said = pool.child("low").tail
+    since = max((at for at, line in enumerate(said) if " serves " in line), default=-1)
+    return any("UCX chose" in line for line in said[since + 1 :])
 
 
 async def is_gone(pool: Pool, ref: WorkerRef) -> bool:

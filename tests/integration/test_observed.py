@@ -43,7 +43,7 @@ class Watched:
 async def watched() -> AsyncIterator[Watched]:
     """One worker of each end, every prompt cut behind two granules; all at debug level, in JSON."""
     scheduler, low, high = (free_port() for _ in range(3))
-    fake = ("--engine", "fake", "--kv-mib", "8", "--staging-mib", "16", "--metrics-port")
+    fake = ("--engine", "fake", "--kv-mib", "8", "--staging-mib", "16", "--no-prefix-cache", "--metrics-port")
     plan = SystemPlan(
         model=WEIGHTS,
         served_model_name="demo",
