@@ -65,10 +65,12 @@ def main() -> None:
             contestants.append(VllmContestant(python, folder, options.decoded, options.threads))
         for contestant in contestants:
             stack.callback(contestant.close)
-        results = [result for cell in cells for result in measure(cell, contestants, options.rounds)]
+        results: list[Result] = []
+        for cell in cells:
+            results += measure(cell, contestants, options.rounds)
+            for result in [one for one in results if one.cell is cell]:
+                print(f"{result.cell.name:13} {result.interval} of {result.other}", flush=True)
         write_rows("engine_pace", [result.row() for result in results])
-        for result in results:
-            print(f"{result.cell.name:13} {result.interval} of {result.other}")
         print(engine.overhead())
 
 

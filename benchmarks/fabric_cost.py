@@ -19,14 +19,16 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import uvloop
+from tokenizers import Tokenizer
 
-from benchmarks.fabric_bench import MODEL, PROMPT, Bench, running
+from benchmarks.fabric_bench import MODEL, PROMPT, WEIGHTS, Bench, running
 from benchmarks.rows import Row, write_rows
 from benchmarks.sse_client import Stream, open_stream
-from benchmarks.stamped_worker import TOKENS
+from benchmarks.stamped_worker import TOKENS, WORDS, word
 from shared.codec import encode
 from shared.connection import open_connection
 from shared.fabric_settings import FabricSettings
@@ -84,11 +86,31 @@ async def streamed(bench: Bench, streams: int, step_s: float, seconds: float, fi
 
 
 def _added(bench: Bench, stream: Stream, seed: int, began: float, ended: float) -> np.typing.NDArray[np.float64]:
-    """Seconds from emission to receipt of the tokens that came within the window."""
-    arrivals = np.array(stream.arrivals())
-    emitted = bench.stamps[1 + seed * TOKENS :][: len(arrivals)]
+    """Seconds from emission to receipt of the events that came within the window; an event of several tokens counts by its last."""
+    last = _last_tokens([event["choices"][0]["text"] for event in stream.events()], seed)
+    arrivals = np.array(stream.arrivals())[: len(last)]
+    emitted = bench.stamps[1 + seed * TOKENS + last[: len(arrivals)]]
     inside = (arrivals >= began) & (arrivals < ended)
     return np.asarray(arrivals - emitted)[inside]
+
+
+def _last_tokens(texts: Sequence[str], seed: int) -> np.typing.NDArray[np.int64]:
+    """The index of the last token in each event, from the lengths of what was said."""
+    said = np.cumsum([len(text) for text in texts])
+    spoken = np.cumsum([_length(word(seed, index)) for index in range(min(TOKENS, int(said[-1]) + 1) if len(said) else 0)])
+    return np.searchsorted(spoken, said, side="right") - 1
+
+
+@cache
+def _length(token: int) -> int:
+    """Characters that a token adds to a text."""
+    words = _tokenizer()
+    return len(words.decode([WORDS[0], token])) - len(words.decode([WORDS[0]]))
+
+
+@cache
+def _tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
 
 
 async def answered(bench: Bench, clients: int, seconds: float) -> tuple[float, dict[str, float]]:
