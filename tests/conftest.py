@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -19,6 +20,14 @@ settings.load_profile("shared machine")
 def _profiles_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Workers of tests keep their profiles among themselves, and leave the user's alone."""
     os.environ["HEADSTART_PROFILES"] = str(tmp_path_factory.mktemp("profiles"))
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_on() -> Iterator[None]:
+    """A command that silences its process, called within a test, must not silence the tests behind it."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
 
 
 @pytest.fixture(scope="session")
