@@ -44,7 +44,9 @@ def drop(redis_url: RedisUrl, ids: Ids = None, pool: Pool = "default") -> None:
 async def show_letters(redis_url: str, pool: str) -> None:
     async with _opened(redis_url, pool) as letters:
         found = await letters.all()
-    table = Table("request", "given up", "prompt tokens", "most output", "choices", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("request", "given up", "prompt", "output", "choices"):
+        table.add_column(name, no_wrap=name == "request", justify="left" if name in ("request", "given up") else "right")
     for letter in found:
         at, asked = datetime.fromtimestamp(letter.at_ms / 1000, UTC), letter.submission
         table.add_row(letter.request_id, f"{at:%Y-%m-%d %H:%M:%S}Z", str(asked.num_prompt), str(asked.max_tokens), str(asked.num_choices))
