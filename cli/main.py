@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import roles
+from cli import dead_letters, roles
 from cli.children import COMPLAINT
 from cli.options import (
     ApiKeys,
@@ -39,6 +39,7 @@ app = typer.Typer(
 
 for role in (roles.gateway, roles.scheduler, roles.worker, roles.agent):
     app.command()(role)
+app.add_typer(dead_letters.app, name="dead-letters")
 
 
 @app.callback(invoke_without_command=True)

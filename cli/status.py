@@ -22,13 +22,16 @@ async def show_status(redis_url: str, pool: str, *, as_json: bool) -> None:
         members = await fabric.members()
         reports = await _latest_reports(fabric)
         phases = await live_phases(fabric)
+        dead = (await fabric.pool_status()).dead_letters
     finally:
         await fabric.disconnect()
     workers = [_row(member, reports.get(member.ref)) for member in members]
     if as_json:
-        print(json.dumps({"pool": pool, "requests": phases, "workers": workers}, indent=2))
+        print(json.dumps({"pool": pool, "requests": phases, "dead_letters": dead, "workers": workers}, indent=2))
     else:
         _print(pool, phases, workers)
+        if dead:
+            Console().print(f"{dead} dead letters: `headstart dead-letters list`")
 
 
 async def _latest_reports(fabric: RedisFabric) -> dict[WorkerRef, Report]:

@@ -121,6 +121,7 @@ async def _load(pool: ModelPool) -> Json:
         "predicted_wait_s": status.predicted_wait_s,
         "workers": len(members),
         "leader": bool(status.leader),
+        "dead_letters": status.dead_letters,
     }
 
 

@@ -181,6 +181,8 @@ class Close:
     request_id: RequestId
     attempt: int
     phase: Phase
+    dead_letter: bool = False
+    """Crashes ended it: it is kept for an operator to look at, to replay or to drop."""
 
 
 @dataclass(frozen=True, slots=True)

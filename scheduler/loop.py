@@ -278,8 +278,9 @@ class SchedulerLoop:
             case WriteEnd(request_id, attempt, phase, error, code):
                 end = LogEnd(phase, error, code, self._clock.wall_ms())
                 self.feed([EndWritten(request_id, attempt, await fabric.append(request_id, attempt, (), end))])
-            case Close(request_id, attempt, phase):
-                self.feed([RecordClosed(request_id, await fabric.close(request_id, attempt, phase))])
+            case Close(request_id, attempt, phase, dead_letter):
+                closed = await fabric.close(request_id, attempt, phase, dead_letter=dead_letter)
+                self.feed([RecordClosed(request_id, closed)])
             case Reread(request_id):
                 if not await self._learn(request_id):
                     self.feed([RecordClosed(request_id, WriteStatus.MISSING)])

@@ -27,6 +27,7 @@ from shared.fabric import WriteStatus
 from shared.messages import Cancel, ReleaseAssist, Revoke
 from shared.types import MoveCause, Phase, RequestId
 
+TOO_MANY_CRASHES = "too_many_crashes"
 GONE = frozenset({WriteStatus.ENDED, WriteStatus.MISSING})
 
 
@@ -88,7 +89,7 @@ class Moves:
         request.crashes += 1
         if request.crashes >= self._state.settings.max_crashes and request.ending is None:
             error = f"{request.crashes} workers crashed while they ran this request"
-            request.ending = Ending(Phase.FAILED, error, "too_many_crashes")
+            request.ending = Ending(Phase.FAILED, error, TOO_MANY_CRASHES)
 
     def detach(self, request: LiveRequest) -> None:
         """Out of its worker's ledger, with what was promised for it."""
@@ -253,4 +254,5 @@ class Moves:
     def _close(self, request: LiveRequest, phase: Phase, now: float) -> None:
         request.enter(Stage.CLOSING)
         request.become(phase)
-        self._state.write(request, Close(request.request_id, request.next_attempt, phase), now)
+        dead = phase is Phase.FAILED and request.ending is not None and request.ending.code == TOO_MANY_CRASHES
+        self._state.write(request, Close(request.request_id, request.next_attempt, phase, dead), now)

@@ -123,6 +123,8 @@ class PoolStatus:
     waiting: int
     """Those of them that nobody owns."""
     predicted_wait_s: float
+    dead_letters: int = 0
+    """Requests that too many crashes ended, until somebody replays or drops them."""
 
 
 class Fabric(Protocol):
@@ -177,8 +179,11 @@ class Fabric(Protocol):
         """MOVING -> QUEUED under the new `attempt`."""
         ...
 
-    async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus:
-        """The record ends, its submission is acknowledged, its memory released. Refused below the record's attempt."""
+    async def close(self, request_id: RequestId, attempt: int, phase: Phase, *, dead_letter: bool = False) -> WriteStatus:
+        """The record ends, its submission is acknowledged, its memory released. Refused below the record's attempt.
+
+        As a dead letter it is also kept, log and all, for an operator to replay or drop.
+        """
         ...
 
     async def record(self, request_id: RequestId) -> Record | None: ...

@@ -374,7 +374,7 @@ class FabricModel:
         held.record = replace(record, phase=phase, attempt=attempt, owner=None, crashes=crashes, num_tokens=num_tokens)
         return WriteStatus.DONE
 
-    def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus:
+    def close(self, request_id: RequestId, attempt: int, phase: Phase, *, dead_letter: bool = False) -> WriteStatus:
         held = self._state.held.get(request_id)
         if held is None:
             return WriteStatus.MISSING

@@ -32,6 +32,10 @@ class FabricSettings:
     retention_s: int = 600
     """An ended request can be read for so long."""
     story_ttl_s: int = 3600
+    dead_letter_ttl_s: int = 7 * 24 * 3600
+    """A request that crashes ended can be replayed for so long."""
+    dead_letters_max: int = 1000
+    """Of a pool, about; the oldest go first."""
     worker_ttl_s: int = 120
     """A worker's streams outlive its last report by so long."""
     load_ttl_s: int = 30

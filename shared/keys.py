@@ -109,6 +109,14 @@ TABLE: tuple[KeyRow, ...] = (
         "gateway",
         "`story_ttl_s` after the last write",
     ),
+    KeyRow(
+        "hs:{<pool>}:dead",
+        "stream",
+        "requests that too many crashes ended",
+        "close",
+        "gateway, dead-letters",
+        "`dead_letter_ttl_s` after the last",
+    ),
     KeyRow("hs:{<pool>}:agents", "set", "hosts whose agents may be alive", "agent", "scale, top", "with its longest lease"),
     KeyRow("hs:{<pool>}:agent:<host>", "hash", "an agent's lease: how it is reached, what it runs", "agent", "scale, top", "its own lease"),
     KeyRow(
@@ -156,6 +164,7 @@ class Keys:
         self.submit = self.prefix + "submit"
         self.waiting = self.prefix + "waiting"
         self.reserved = self.prefix + "reserved"
+        self.dead = self.prefix + "dead"
         self.events = self.prefix + "events"
         self.members = self.prefix + "members"
         self.agents = self.prefix + "agents"

@@ -43,9 +43,9 @@ class RedisLog(RedisBase):
         keys = self.keys.log(request_id)
         await self.connection.command("DEL", keys.head, keys.entries, keys.story)
 
-    async def retain(self, request_ids: Sequence[RequestId]) -> None:
+    async def retain(self, request_ids: Sequence[RequestId], seconds: int = 0) -> None:
         """Ended logs that a conversation goes on from are kept for one more retention time; what lives longer stays as it is."""
-        seconds = self.settings.retention_s
+        seconds = seconds or self.settings.retention_s
         keys = [key for keys in map(self.keys.log, request_ids) for key in (keys.head, keys.entries)]
         await self.connection.pipeline([("EXPIRE", key, seconds, "GT") for key in keys])
 

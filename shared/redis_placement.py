@@ -74,8 +74,9 @@ class RedisPlacement(RedisRequests):
         leader = await self.connection.command("GET", keys.leader)
         live = await self.connection.command("XLEN", keys.submit)
         waiting = await self.connection.command("SCARD", keys.waiting)
+        dead = await self.connection.command("XLEN", keys.dead)
         load = await self.load()
-        return PoolStatus((leader or b"").decode(), int(live), int(waiting), load.predicted_wait_s if load else 0.0)
+        return PoolStatus((leader or b"").decode(), int(live), int(waiting), load.predicted_wait_s if load else 0.0, int(dead))
 
     async def load(self) -> Load | None:
         """What the leader last published; None if no leader has for a while."""

@@ -53,17 +53,22 @@ class RedisRequests(RedisLog):
         bounds = (self.settings.events_max, self.settings.events_ttl_s)
         await self.connection.run(scripts.SET_LISTENER(names, gateway, "1" if listening else "0", change, *bounds))
 
-    async def close(self, request_id: RequestId, attempt: int, phase: Phase) -> WriteStatus:
-        return (await self.close_many([(request_id, attempt, phase)]))[0]
+    async def close(self, request_id: RequestId, attempt: int, phase: Phase, *, dead_letter: bool = False) -> WriteStatus:
+        if not dead_letter:
+            return (await self.close_many([(request_id, attempt, phase)]))[0]
+        # Before the letter, or it could stand there without its prompt.
+        await self.retain([request_id], self.settings.dead_letter_ttl_s)
+        return status(await self.connection.run(self._close(request_id, attempt, phase, dead_letter=True)))
 
     async def close_many(self, ends: Sequence[tuple[RequestId, int, Phase]]) -> tuple[WriteStatus, ...]:
         """The same for many requests in one round trip; answers in order."""
         answers = await self.connection.run_many([self._close(*end) for end in ends])
         return tuple(map(status, answers))
 
-    def _close(self, request_id: RequestId, attempt: int, phase: Phase) -> Call:
-        names = [self.keys.request(request_id), self.keys.submit, self.keys.waiting, self.keys.reserved]
-        return scripts.CLOSE(names, request_id, attempt, phase.value, self.settings.retention_s)
+    def _close(self, request_id: RequestId, attempt: int, phase: Phase, *, dead_letter: bool = False) -> Call:
+        names = [self.keys.request(request_id), self.keys.submit, self.keys.waiting, self.keys.reserved, self.keys.dead]
+        letters = (self.settings.dead_letters_max, self.settings.dead_letter_ttl_s) if dead_letter else (0, 0)
+        return scripts.CLOSE(names, request_id, attempt, phase.value, self.settings.retention_s, *letters)
 
     async def charge(self, caller: str, rates: Rates, requests: int, tokens: int) -> Allowance:
         """Takes requests and tokens of a caller's allowances, both or nothing; a negative number gives back."""

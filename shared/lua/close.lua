@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Ends a record, takes its submission out of the stream and gives its memory back. Allowed when memory is short: it frees some.
--- KEYS    1 request  2 submit  3 waiting  4 reserved
--- ARGV    1 request id  2 attempt  3 phase  4 retention_s
+-- KEYS    1 request  2 submit  3 waiting  4 reserved  5 dead letters
+-- ARGV    1 request id  2 attempt  3 phase  4 retention_s  5 most dead letters (0: this is none)  6 dead_letter_ttl_s
 -- ANSWER  done | missing | ended | superseded
-local record = redis.call('HMGET', KEYS[1], 'phase', 'attempt', 'entry', 'bytes', 'idempotency')
-local phase, attempt, entry, bytes, idempotency = unpack(record)
+local record = redis.call('HMGET', KEYS[1], 'phase', 'attempt', 'entry', 'bytes', 'idempotency', 'submission')
+local phase, attempt, entry, bytes, idempotency, submission = unpack(record)
 if not phase then return 'missing' end
 if phase ~= 'queued' and phase ~= 'running' and phase ~= 'moving' then
   return phase == ARGV[3] and 'done' or 'ended'
@@ -21,5 +21,9 @@ if tonumber(redis.call('GET', KEYS[4]) or '0') <= tonumber(bytes) then
   redis.call('DEL', KEYS[4])
 else
   redis.call('DECRBY', KEYS[4], bytes)
+end
+if ARGV[5] ~= '0' then
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'm', submission)
+  redis.call('EXPIRE', KEYS[5], ARGV[6])
 end
 return 'done'
