@@ -17,7 +17,18 @@ ROOT = Path(__file__).parents[3]
 
 def every_key() -> list[str]:
     log = KEYS.log(RequestId("r:{x}"))
-    of_pool = [KEYS.epoch, KEYS.leader, KEYS.load, KEYS.submit, KEYS.waiting, KEYS.reserved, KEYS.events, KEYS.members, KEYS.wake]
+    of_pool = [
+        KEYS.epoch,
+        KEYS.leader,
+        KEYS.load,
+        KEYS.submit,
+        KEYS.waiting,
+        KEYS.reserved,
+        KEYS.dead,
+        KEYS.events,
+        KEYS.members,
+        KEYS.wake,
+    ]
     of_worker = [
         KEYS.member(WORKER),
         KEYS.jobs(WORKER),
