@@ -14,13 +14,15 @@ from rich.table import Table
 
 from cli.options import Pool, RedisUrl
 from shared.clock import SystemClock
+from shared.errors import ConfigError
 from shared.processes import run
 from shared.redis_dead_letters import DeadLetter, DeadLetters
 from shared.redis_fabric import RedisFabric
 from shared.types import PoolId, RequestId
 
 app = typer.Typer(no_args_is_help=True, help="Requests that too many crashes ended: list, replay or drop them.")
-Ids = Annotated[list[str] | None, typer.Argument(help="Request ids; none: all of them.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Request ids, as `list` shows them.")]
+All = Annotated[bool, typer.Option("--all", help="Every one there is, in place of ids.")]
 
 
 @app.command("list")
@@ -30,15 +32,22 @@ def list_(redis_url: RedisUrl, pool: Pool = "default") -> None:
 
 
 @app.command()
-def replay(redis_url: RedisUrl, ids: Ids = None, pool: Pool = "default") -> None:
+def replay(redis_url: RedisUrl, ids: Ids = None, every: All = False, pool: Pool = "default") -> None:
     """Submits them anew, in the background, for the same callers; prints their new ids."""
-    run(replay_letters(redis_url, pool, ids or []))
+    run(replay_letters(redis_url, pool, _named(ids, every)))
 
 
 @app.command()
-def drop(redis_url: RedisUrl, ids: Ids = None, pool: Pool = "default") -> None:
+def drop(redis_url: RedisUrl, ids: Ids = None, every: All = False, pool: Pool = "default") -> None:
     """Forgets them."""
-    run(drop_letters(redis_url, pool, ids or []))
+    run(drop_letters(redis_url, pool, _named(ids, every)))
+
+
+def _named(ids: list[str] | None, every: bool) -> list[str]:
+    """Nobody drops all of them by leaving something out. Empty: all."""
+    if bool(ids) == every:
+        raise ConfigError("name the requests, as `headstart dead-letters list` shows them, or say --all")
+    return ids or []
 
 
 async def show_letters(redis_url: str, pool: str) -> None:
