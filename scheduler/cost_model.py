@@ -25,46 +25,41 @@ def own_blocks(worker: WorkerView, head_start: HeadStartView | None) -> int:
     return head_start.offered // worker.block_tokens
 
 
-def own_seconds(worker: WorkerView, giver: WorkerView | None, waiting: WaitingView, cut: int, cached: int) -> float:
-    """Seconds until this worker has the whole prompt: its queue, the pull, and the prefill of what neither cache nor pull brings."""
-    pull = pull_seconds(worker, giver, cut - cached) if giver is not None and cut > cached else 0.0
-    return queued_seconds(worker) + pull + prefill_seconds(worker, max(cut, cached), waiting.num_tokens)
-
-
 def assign_amount(worker: WorkerView, waiting: WaitingView, cut: int = 0) -> Amount:
     """What owning this request takes, `[0, cut)` being computed elsewhere or cached: the prompt once, and each choice's expected output.
 
     At most the whole worker: a request whose prompt fits is not kept from it by an output that might not.
     """
-    head_start = waiting.head_start
-    held = own_blocks(worker, head_start)
-    each = blocks_for(waiting.num_tokens + waiting.expected_output, worker.block_tokens)
-    shared = max(0, waiting.num_prompt - 1) // worker.block_tokens
-    others = waiting.num_choices - 1
-    blocks = min(worker.total_blocks, each + others * (each - shared))
-    own = head_start is not None and head_start.worker == worker.ref
-    tokens = waiting.num_tokens - cut + others * (waiting.num_tokens - shared * worker.block_tokens)
-    return Amount(tokens, max(0, blocks - held), waiting.num_choices - own)
+    tokens, blocks, sequences = waiting.num_tokens, blocks_for(waiting.num_tokens + waiting.expected_output, worker.block_tokens), 1
+    if (others := waiting.num_choices - 1) > 0:
+        shared = max(0, waiting.num_prompt - 1) // worker.block_tokens
+        blocks += others * (blocks - shared)
+        sequences += others
+        tokens += others * (waiting.num_tokens - shared * worker.block_tokens)
+    blocks = min(worker.total_blocks, blocks)
+    held = waiting.head_start
+    if held is not None and held.worker == worker.ref:
+        return Amount(tokens - cut, max(0, blocks - held.offered // worker.block_tokens), sequences - 1)
+    return Amount(tokens - cut, blocks, sequences)
 
 
 def fits(worker: WorkerView, waiting: WaitingView) -> bool:
     """Whether the worker could take this request now. An idle worker needs room for the prompt alone, and a place for one choice."""
-    needed = assign_amount(worker, waiting)
-    idle = worker.owned == 0
-    places = needed.sequences - (waiting.num_choices - 1 if idle else 0)
-    if not can_hold(worker, waiting.num_tokens) or worker.free.tokens <= 0 or places > worker.free.sequences:
+    free = worker.free
+    if free.tokens <= 0 or not can_hold(worker, waiting.num_tokens):
         return False
-    if needed.blocks <= worker.free.blocks:
+    needed, idle = assign_amount(worker, waiting), worker.owned == 0
+    if needed.sequences - (waiting.num_choices - 1 if idle else 0) > free.sequences:
+        return False
+    if needed.blocks <= free.blocks:
         return True
-    prompt = blocks_for(waiting.num_tokens + 1, worker.block_tokens) - own_blocks(worker, waiting.head_start)
-    return idle and prompt <= worker.free.blocks
+    return idle and blocks_for(waiting.num_tokens + 1, worker.block_tokens) - own_blocks(worker, waiting.head_start) <= free.blocks
 
 
 def granted(worker: WorkerView, amount: Amount) -> Amount:
     """What is written down for a job that `fits`: never more blocks or places than there are."""
-    return amount._replace(
-        blocks=min(amount.blocks, max(0, worker.free.blocks)), sequences=min(amount.sequences, max(0, worker.free.sequences))
-    )
+    free = worker.free
+    return Amount(amount.tokens, min(amount.blocks, max(0, free.blocks)), min(amount.sequences, max(0, free.sequences)))
 
 
 def assist_amount(worker: WorkerView, limit: int) -> Amount:

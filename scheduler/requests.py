@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from scheduler.output_lengths import OutputLengths
 from shared.errors import InvalidTransition
 from shared.fabric import Record
 from shared.messages import Source, Submission
@@ -50,6 +51,7 @@ class Ending:
 
 
 CANCELLED = Ending(Phase.CANCELLED)
+STORY = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -78,9 +80,10 @@ class HeadStart:
 
 @dataclass(slots=True, eq=False)
 class LiveRequest:
-    """Everything the leader knows of one request. Mutable; owned by the core alone."""
+    """Everything the leader knows of one request. Mutable; owned by the core alone. While it waits, policies see it as a `WaitingView`."""
 
     submission: Submission
+    lengths: OutputLengths
     arrival: int
     deadline: float
     """On the leader's monotonic clock; infinite without one."""
@@ -105,15 +108,34 @@ class LiveRequest:
     """Tokens of it that its owner is remembered to hold in cache."""
     story: list[str] = field(default_factory=list)
     """The last stages, for errors."""
+    request_id: RequestId = field(init=False)
+    num_prompt: int = field(init=False)
+    key: tuple[int, float, int] = field(init=False)
+    """Its place in the waiting line."""
+
+    def __post_init__(self) -> None:
+        self.request_id, self.num_prompt = self.submission.request_id, self.submission.num_prompt
+        self.key = (self.submission.priority, self.deadline, self.arrival)
+
+    # -- what policies see of it, beside its fields: `scheduler.view.WaitingView`
 
     @property
-    def request_id(self) -> RequestId:
-        return self.submission.request_id
+    def num_choices(self) -> int:
+        return self.submission.num_choices
 
     @property
-    def key(self) -> tuple[int, float, int]:
-        """Its place in the waiting line."""
-        return (self.submission.priority, self.deadline, self.arrival)
+    def prefix(self) -> bytes:
+        return self.submission.prefix
+
+    @property
+    def expected_output(self) -> int:
+        return self.lengths.expect(self.num_prompt, self.submission.max_tokens, self.delivered)
+
+    @property
+    def mean_output(self) -> int:
+        return self.lengths.mean(self.num_prompt, self.submission.max_tokens, self.delivered)
+
+    # -- its life
 
     @property
     def next_attempt(self) -> int:
@@ -121,14 +143,15 @@ class LiveRequest:
 
     @property
     def delivered(self) -> int:
-        return self.num_tokens - self.submission.num_prompt
+        return self.num_tokens - self.num_prompt
 
     def enter(self, stage: Stage) -> None:
         """Raises `InvalidTransition` if the table does not know the step."""
         if stage not in STEPS[self.stage]:
             raise InvalidTransition(f"{self.stage} -> {stage} is not a step of {self!r}; story: {' '.join(self.story)}")
         self.stage = stage
-        self.story = [*self.story[-7:], f"{stage}/{self.attempt}"]
+        self.story.append(f"{stage}/{self.attempt}")
+        del self.story[:-STORY]
 
     def become(self, phase: Phase) -> None:
         """The record's phase has changed by our own write, or is about to be found so."""
@@ -154,13 +177,18 @@ def whole_limit(request: LiveRequest) -> int:
     return whole_granules(request.num_tokens - 1)
 
 
-def from_record(record: Record, arrival: int, deadline: float) -> LiveRequest:
-    stage = {Phase.QUEUED: Stage.WAITING, Phase.RUNNING: Stage.RUNNING, Phase.MOVING: Stage.FENCING}[record.phase]
+def stage_of(record: Record) -> Stage:
+    """Where a request stands of which nothing but its record is known."""
+    return {Phase.QUEUED: Stage.WAITING, Phase.RUNNING: Stage.RUNNING, Phase.MOVING: Stage.FENCING}[record.phase]
+
+
+def from_record(record: Record, lengths: OutputLengths, arrival: int, deadline: float) -> LiveRequest:
     request = LiveRequest(
         record.submission,
+        lengths,
         arrival,
         deadline,
-        stage,
+        stage_of(record),
         record.phase,
         record.attempt,
         record.crashes,

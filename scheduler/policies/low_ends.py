@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 
 from scheduler.cost_model import assist_limit, fits, prefill_seconds, pull_seconds
@@ -46,7 +45,7 @@ class LowEnds:
 
     def _between_takes(self, view: ClusterView, waiting: WaitingView) -> float:
         """Seconds from one take to the next, by requests as long as the line's are on average."""
-        return self._pace.seconds(view.waiting.mean_tokens, waiting.mean_output or waiting.expected_output)
+        return self._pace.seconds(view.waiting.mean_tokens, waiting.mean_output)
 
     # -- head starts
 
@@ -136,7 +135,7 @@ class LowEnds:
 
     def _once_there(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
         """Prefill at once, then decode in steps of decodes alone: rather too short than too long."""
-        idle, cut = replace(owner, queued_tokens=0, growing_tokens=0), useful_cut(view, owner, waiting)
+        idle, cut = owner._replace(queued_tokens=0, growing_tokens=0), useful_cut(view, owner, waiting)
         return score(idle, waiting, giver=giver_of(view, waiting), cut=cut).finish_s
 
     def _between(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
@@ -144,8 +143,10 @@ class LowEnds:
         between = self._between_takes(view, waiting)
         if not view.decode_bound:
             return between
-        output = waiting.mean_output or waiting.expected_output
-        return max(between, output * itl_seconds(owner, waiting.num_tokens) / (max(1, owner.owned, owner.decodes) * len(view.roles.owners)))
+        return max(
+            between,
+            waiting.mean_output * itl_seconds(owner, waiting.num_tokens) / (max(1, owner.owned, owner.decodes) * len(view.roles.owners)),
+        )
 
     def _score(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, cut: int) -> Score:
         cached = view.prefixes.cached_tokens(worker.ref, waiting.prefix, waiting.num_tokens)
