@@ -39,7 +39,7 @@ class Backlog:
 
     @property
     def line_length(self) -> int:
-        return len(self._line)
+        return len(self._by_id)
 
     @property
     def bare_length(self) -> int:
@@ -57,12 +57,14 @@ class Backlog:
 
     def newcomers(self) -> list[LiveRequest]:
         """Who joined the line since the last call, and is still in it."""
-        new, self._newcomers = self._newcomers, []
+        if not (new := self._newcomers):
+            return []
+        self._newcomers = []
         return [request for request in new if self._by_id.get(request.request_id) is request]
 
     def remove(self, request: LiveRequest) -> None:
         self.tokens -= request.num_tokens
-        if self._shelf.pop(request.request_id, None) is None:
+        if not self._shelf or self._shelf.pop(request.request_id, None) is None:
             self._take_out(request)
 
     def _touch(self, key: Key) -> None:
@@ -71,11 +73,12 @@ class Backlog:
             self.front += 1
 
     def _take_out(self, request: LiveRequest) -> None:
-        self._touch(request.key)
-        self._line.remove(request.key)
+        key = request.key
+        self._touch(key)
+        self._line.remove(key)
         if request.head_start is None:
-            self._bare.remove(request.key)
-        del self._by_key[request.key], self._by_id[request.request_id]
+            self._bare.remove(key)
+        del self._by_key[key], self._by_id[request.request_id]
 
     def give_head_start(self, request: LiveRequest, present: bool) -> None:
         """Its head start appears or vanishes; called before `request.head_start` changes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.view import Amount, HeadStartView, WaitingView, WorkerView
+from scheduler.view import Amount, WaitingView, WorkerView
 from shared.types import whole_granules
 
 STANDARD_PROMPT = 512
@@ -18,42 +18,53 @@ def can_hold(worker: WorkerView, num_tokens: int) -> bool:
     return num_tokens < worker.capacity_tokens
 
 
-def own_blocks(worker: WorkerView, head_start: HeadStartView | None) -> int:
+def own_blocks(worker: WorkerView, waiting: WaitingView) -> int:
     """Blocks of a head start that this very worker gave: it keeps them when it becomes the owner."""
-    if head_start is None or head_start.worker != worker.ref:
-        return 0
-    return head_start.offered // worker.block_tokens
+    held = waiting.head_start
+    return held.offered // worker.block_tokens if held is not None and held.worker == worker.ref else 0
+
+
+def assign_blocks(worker: WorkerView, waiting: WaitingView) -> int:
+    """Blocks that owning this request takes beside those that the worker has given it already.
+
+    The prompt once, and each choice's expected output; at most the whole worker: a request whose prompt fits is not kept from it by
+    an output that might not.
+    """
+    blocks = -(-(waiting.num_tokens + waiting.expected_output) // worker.block_tokens)
+    if waiting.num_choices > 1:
+        blocks += (waiting.num_choices - 1) * (blocks - shared_blocks(worker, waiting))
+    blocks = min(worker.total_blocks, blocks)
+    return max(0, blocks - own_blocks(worker, waiting))
+
+
+def shared_blocks(worker: WorkerView, waiting: WaitingView) -> int:
+    """Blocks of the prompt that all choices have in common: its last token is computed for each."""
+    return max(0, waiting.num_prompt - 1) // worker.block_tokens
 
 
 def assign_amount(worker: WorkerView, waiting: WaitingView, cut: int = 0) -> Amount:
-    """What owning this request takes, `[0, cut)` being computed elsewhere or cached: the prompt once, and each choice's expected output.
+    """What owning this request takes, `[0, cut)` being computed elsewhere or cached."""
+    tokens, choices = waiting.num_tokens, waiting.num_choices
+    if choices > 1:
+        tokens += (choices - 1) * (tokens - shared_blocks(worker, waiting) * worker.block_tokens)
+    return Amount(tokens - cut, assign_blocks(worker, waiting), choices - gave(worker, waiting))
 
-    At most the whole worker: a request whose prompt fits is not kept from it by an output that might not.
-    """
-    tokens, blocks, sequences = waiting.num_tokens, blocks_for(waiting.num_tokens + waiting.expected_output, worker.block_tokens), 1
-    if (others := waiting.num_choices - 1) > 0:
-        shared = max(0, waiting.num_prompt - 1) // worker.block_tokens
-        blocks += others * (blocks - shared)
-        sequences += others
-        tokens += others * (waiting.num_tokens - shared * worker.block_tokens)
-    blocks = min(worker.total_blocks, blocks)
-    held = waiting.head_start
-    if held is not None and held.worker == worker.ref:
-        return Amount(tokens - cut, max(0, blocks - held.offered // worker.block_tokens), sequences - 1)
-    return Amount(tokens - cut, blocks, sequences)
+
+def gave(worker: WorkerView, waiting: WaitingView) -> bool:
+    """Whether its head start is this very worker's: then it has a place there already."""
+    return waiting.head_start is not None and waiting.head_start.worker == worker.ref
 
 
 def fits(worker: WorkerView, waiting: WaitingView) -> bool:
     """Whether the worker could take this request now. An idle worker needs room for the prompt alone, and a place for one choice."""
-    free = worker.free
+    free, idle = worker.free, worker.owned == 0
     if free.tokens <= 0 or not can_hold(worker, waiting.num_tokens):
         return False
-    needed, idle = assign_amount(worker, waiting), worker.owned == 0
-    if needed.sequences - (waiting.num_choices - 1 if idle else 0) > free.sequences:
+    if (1 if idle else waiting.num_choices) - gave(worker, waiting) > free.sequences:
         return False
-    if needed.blocks <= free.blocks:
+    if assign_blocks(worker, waiting) <= free.blocks:
         return True
-    return idle and blocks_for(waiting.num_tokens + 1, worker.block_tokens) - own_blocks(worker, waiting.head_start) <= free.blocks
+    return idle and blocks_for(waiting.num_tokens + 1, worker.block_tokens) - own_blocks(worker, waiting) <= free.blocks
 
 
 def granted(worker: WorkerView, amount: Amount) -> Amount:

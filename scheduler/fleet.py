@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -33,6 +32,9 @@ class Standing(StrEnum):
     NO_ROOM = "no room"
     HELPS = "gives head starts"
     AWAY = "draining"
+
+
+FREE, NO_CREDIT, NO_ROOM, HELPS, AWAY = Standing
 
 
 class Listing(NamedTuple):
@@ -120,7 +122,8 @@ class Worker:
         """None while it has not joined."""
         if self.info is None or self.profile is None:
             return None
-        info, growing = self.info, [held for held in self.head_starts.values() if held.grows]
+        info, held = self.info, self.head_starts.values() if self.head_starts else ()
+        growing = [one for one in held if one.grows] if held else ()
         return WorkerView(
             self.ref,
             self.profile,
@@ -133,13 +136,13 @@ class Worker:
             self.free,
             self.queued_tokens + self.promised.tokens,
             len(self.running) + len(self.incoming),
-            tuple([held.request_id for held in self.head_starts.values() if not (held.released or held.taken)]),
+            tuple([one.request_id for one in held if not (one.released or one.taken)]) if held else (),
             self.speed,
             self.decodes,
             self.decode_context,
             len(growing),
             info.role,
-            sum([held.limit - held.offered for held in growing]),
+            sum([one.limit - one.offered for one in growing]) if growing else 0,
             info.usd_per_hour,
         )
 
@@ -185,7 +188,7 @@ class Fleet:
         """Owners whose decodes leave no room for anybody else."""
         self.news: set[WorkerRef] = set()
         """Free owners whose figures changed since they were last asked."""
-        self.standings: Counter[Standing] = Counter(dict.fromkeys(Standing, 0))
+        self.standings: dict[Standing, int] = dict.fromkeys(Standing, 0)
         """How many workers could, or could not, be given a request now, and why."""
         self.roles = Roles()
         self.largest = 0
@@ -221,35 +224,35 @@ class Fleet:
 
     def remove(self, worker: Worker) -> None:
         del self._workers[worker.ref]
-        self._stale.pop(worker, None)
         self._views.pop(worker.ref, None)
         if self._current.get(worker.ref.worker) == worker.ref:
             del self._current[worker.ref.worker]
         self._unlist(worker.ref)
 
     def is_free_owner(self, ref: WorkerRef) -> bool:
-        return self.standing(ref) is Standing.FREE
+        return self.standing(ref) is FREE
 
     def refresh(self, worker: Worker) -> None:
         """Call after any change of a worker: its view and its places in the queues follow when the fleet is next looked at."""
-        if self._workers.get(worker.ref) is worker:
-            self._stale[worker] = None
+        self._stale[worker] = None
 
     def settle(self) -> None:
         """Everybody's view and places are as their ledgers say."""
-        for worker in self._stale:
-            self._draw(worker)
-        self._stale.clear()
+        if self._stale:
+            for worker in self._stale:
+                self._draw(worker)
+            self._stale.clear()
 
     def _draw(self, worker: Worker) -> None:
-        if (view := worker.view()) is None:
+        view = worker.view()
+        if view is None or self._workers.get(worker.ref) is not worker:
             return
         self._views[worker.ref] = view
-        listing = self._listing(view)
-        if listing != self._listed.get(worker.ref):
+        before, now = self._listed.get(worker.ref), self._listing(view)
+        if now != before:
             self._unlist(worker.ref)
-            self._list(worker.ref, listing)
-        if listing.free is not None:
+            self._list(worker.ref, now)
+        if now.free is not None:
             self.news.add(worker.ref)
 
     def take_roles(self, roles: Roles) -> None:
@@ -262,20 +265,20 @@ class Fleet:
 
     def standing(self, ref: WorkerRef) -> Standing:
         listing = self._listed.get(ref)
-        return Standing.AWAY if listing is None else listing.standing
+        return AWAY if listing is None else listing.standing
 
     def _listing(self, view: WorkerView) -> Listing:
         if view.ref in self.roles.owners:
             return self._as_owner(view)
         if view.ref in self.roles.assistants:
-            return Listing(Standing.HELPS, idle=(-view.speed, view.ref) if self._could_assist(view) else None)
-        return Listing(Standing.AWAY)
+            return Listing(HELPS, idle=(-view.speed, view.ref) if self._could_assist(view) else None)
+        return Listing(AWAY)
 
     def _as_owner(self, view: WorkerView) -> Listing:
         full = view.full or self._too_slow(view)
         if view.free.tokens > 0 and (view.free.sequences > 0 or view.head_starts):
-            return Listing(Standing.FREE, (standard_seconds(view), -view.free.blocks, view.ref), None, view.soon_free, full)
-        return Listing(Standing.NO_ROOM if full else Standing.NO_CREDIT, None, None, view.soon_free, full)
+            return Listing(FREE, (standard_seconds(view), -view.free.blocks, view.ref), None, view.soon_free, full)
+        return Listing(NO_ROOM if full else NO_CREDIT, None, None, view.soon_free, full)
 
     def _too_slow(self, view: WorkerView) -> bool:
         """Its decodes alone take as long as a token may."""
@@ -320,7 +323,7 @@ class Fleet:
         listed = self._listed.values()
         assert list(self.free_owners) == sorted(one.free for one in listed if one.free is not None)
         assert list(self.idle_assistants) == sorted(one.idle for one in listed if one.idle is not None)
-        assert +self.standings == Counter(one.standing for one in listed)
+        assert self.standings == {each: sum(one.standing is each for one in listed) for each in Standing}
         assert (self.soon_free, self.full) == (sum(one.soon_free for one in listed), sum(one.full for one in listed))
         assert all(self.is_free_owner(ref) for ref in self.news), "somebody who is not free would be asked"
         assert not self.gone & set(self._workers), "a worker that is gone is listed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scheduler.cost_model import assign_amount, assist_amount, fits, granted
-from scheduler.events import Place, Placed
+from scheduler.events import Place, Placed, TellStory
 from scheduler.fleet import Worker
 from scheduler.moves import Moves
 from scheduler.placement_story import placement_story
@@ -118,7 +118,7 @@ class Placement:
         self._state.write(request, Place(view.ref, job), now)
         self._settle_head_start(request, view.ref, now)
         self._state.fleet.refresh(worker)
-        self._state.note(request.request_id, "assigned", **story)
+        self._state.out.append(TellStory(request.request_id, "assigned", story))
 
     def _cached(self, view: WorkerView, waiting: WaitingView) -> int:
         return self._state.prefixes.cached_tokens(view.ref, waiting.prefix, waiting.num_tokens)

@@ -6,10 +6,10 @@ from itertools import islice
 from operator import attrgetter
 
 from scheduler.cost_model import fits, prefill_seconds, pull_seconds
-from scheduler.fleet import Standing
+from scheduler.fleet import FREE, NO_ROOM, Standing
 from scheduler.policies.base import Take
 from scheduler.requests import LiveRequest
-from scheduler.scores import Role, Score, score
+from scheduler.scores import TAKE, WHOLE, Score, score
 from scheduler.state import State
 from scheduler.view import WaitingView, WorkerView
 
@@ -17,7 +17,7 @@ JUDGED = 8
 """Free owners whose scores are worked out."""
 SHOWN = 5
 """Of them, the best ones whose parts are told."""
-REASONS = {standing: str(standing) for standing in Standing} | {Standing.FREE: "slower"}
+REASONS = {standing: str(standing) for standing in Standing} | {FREE: "slower"}
 """Why the others lost, by where they stand."""
 DIGITS = 6
 
@@ -62,20 +62,22 @@ def _considered(
     if chosen not in judged:
         judged.append(chosen)
     scores = [_score(state, view, chosen, waiting, giver, take) for view in judged if view is chosen or fits(view, waiting)]
-    scores.sort(key=attrgetter("cost"))
+    if len(scores) > 1:
+        scores.sort(key=attrgetter("cost"))
     shown = [_row(one) for at, one in enumerate(scores) if at < SHOWN or one.worker == chosen.ref]
-    lost = dict(fleet.standings)
+    lost = fleet.standings.copy()
     for view in judged:
         lost[fleet.standing(view.ref)] -= 1
-    lost[Standing.FREE] += len(scores) - len(shown)
-    lost[Standing.NO_ROOM] += len(judged) - len(scores)
+    if len(judged) > 1:
+        lost[FREE] += len(scores) - len(shown)
+        lost[NO_ROOM] += len(judged) - len(scores)
     return shown, {REASONS[standing]: count for standing, count in lost.items() if count}
 
 
 def _score(state: State, view: WorkerView, chosen: WorkerView, waiting: WaitingView, giver: WorkerView | None, take: Take) -> Score:
     cached = state.prefixes.cached_tokens(view.ref, waiting.prefix, waiting.num_tokens)
     cut = take.cut if view is chosen or (giver is not None and giver.fingerprint == view.fingerprint) else 0
-    role = Role.WHOLE if view.ref in state.fleet.roles.assistants else Role.TAKE
+    role = WHOLE if view.ref in state.fleet.roles.assistants else TAKE
     return score(view, waiting, role, giver=giver, cut=cut, cached=cached)
 
 
@@ -84,12 +86,12 @@ def _row(one: Score) -> dict[str, object]:
         "worker": str(one.worker),
         "role": str(one.role),
         "queued_s": round(one.queued_s, DIGITS),
-        "pull_s": round(one.pull_s, DIGITS),
+        "pull_s": round(one.pull_s, DIGITS) if one.pull_s else 0.0,
         "prefill_s": round(one.prefill_s, DIGITS),
         "ttft_s": round(one.ttft_s, DIGITS),
         "itl_s": round(one.itl_s, DIGITS),
         "free_kv": round(one.free_kv, DIGITS),
         "cost": round(one.cost, DIGITS),
         "prefix": one.prefix,
-        "usd": round(one.usd, 9),
+        "usd": round(one.usd, 9) if one.usd else 0.0,
     }

@@ -16,6 +16,8 @@ from shared.types import AssistId, JobSeq, MoveCause, Phase, RequestId, WorkerRe
 class Stage(StrEnum):
     """What a live request is waiting for. Finer than `Phase`: the record knows nothing of writes under way."""
 
+    __hash__ = str.__hash__  # An enum's own goes by way of Python, and every step looks itself up.
+
     WAITING = "waiting"
     PLACING = "placing"
     RUNNING = "running"
@@ -51,7 +53,19 @@ class Ending:
 
 
 CANCELLED = Ending(Phase.CANCELLED)
-STORY = 8
+
+
+class Story(list[tuple[str, int]]):
+    """The last stages and their attempts, put into words for errors alone."""
+
+    LENGTH = 8
+
+    def tell(self, what: str, attempt: int) -> None:
+        self.append((what, attempt))
+        del self[: -self.LENGTH]
+
+    def __str__(self) -> str:
+        return " ".join(f"{what}/{attempt}" for what, attempt in self)
 
 
 @dataclass(slots=True, eq=False)
@@ -106,8 +120,7 @@ class LiveRequest:
     assists_lost: int = 0
     remembered: int = 0
     """Tokens of it that its owner is remembered to hold in cache."""
-    story: list[str] = field(default_factory=list)
-    """The last stages, for errors."""
+    story: Story = field(default_factory=Story)
     request_id: RequestId = field(init=False)
     num_prompt: int = field(init=False)
     key: tuple[int, float, int] = field(init=False)
@@ -129,11 +142,11 @@ class LiveRequest:
 
     @property
     def expected_output(self) -> int:
-        return self.lengths.expect(self.num_prompt, self.submission.max_tokens, self.delivered)
+        return self.lengths.expect(self.num_prompt, self.submission.max_tokens, self.num_tokens - self.num_prompt)
 
     @property
     def mean_output(self) -> int:
-        return self.lengths.mean(self.num_prompt, self.submission.max_tokens, self.delivered)
+        return self.lengths.mean(self.num_prompt, self.submission.max_tokens, self.num_tokens - self.num_prompt)
 
     # -- its life
 
@@ -148,15 +161,14 @@ class LiveRequest:
     def enter(self, stage: Stage) -> None:
         """Raises `InvalidTransition` if the table does not know the step."""
         if stage not in STEPS[self.stage]:
-            raise InvalidTransition(f"{self.stage} -> {stage} is not a step of {self!r}; story: {' '.join(self.story)}")
+            raise InvalidTransition(f"{self.stage} -> {stage} is not a step of {self!r}; story: {self.story}")
         self.stage = stage
-        self.story.append(f"{stage}/{self.attempt}")
-        del self.story[:-STORY]
+        self.story.tell(stage, self.attempt)
 
     def become(self, phase: Phase) -> None:
         """The record's phase has changed by our own write, or is about to be found so."""
         if phase is not self.phase:
-            self.phase = advance(self.phase, phase, " ".join(self.story))
+            self.phase = advance(self.phase, phase, self.story)
 
     def learn(self, record: Record) -> None:
         """Takes over what the record says; what only this leader knows stays."""
@@ -193,7 +205,7 @@ def from_record(record: Record, lengths: OutputLengths, arrival: int, deadline: 
         record.attempt,
         record.crashes,
         record.num_tokens,
-        story=[f"known as {record.phase}"],
+        story=Story([(f"known as {record.phase}", record.attempt)]),
     )
     request.learn(record)
     return request

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from scheduler.cost_model import assign_amount, assist_amount, prefill_seconds, pull_seconds, queued_seconds, usable_cut
+from scheduler.cost_model import assign_blocks, assist_amount, prefill_seconds, pull_seconds, queued_seconds, usable_cut
 from scheduler.view import ClusterView, WaitingView, WorkerView
 from shared.types import WorkerRef
 
@@ -19,6 +19,9 @@ class Role(StrEnum):
     HEAD_START = "head start"
     WHOLE = "whole"
     """A low-end serves the request from its first token to its last."""
+
+
+TAKE, HEAD_START, WHOLE = Role
 
 
 class Score(NamedTuple):
@@ -57,23 +60,20 @@ class Score(NamedTuple):
 
 
 def score(
-    worker: WorkerView, waiting: WaitingView, role: Role = Role.TAKE, *, giver: WorkerView | None = None, cut: int = 0, cached: int = 0
+    worker: WorkerView, waiting: WaitingView, role: Role = TAKE, *, giver: WorkerView | None = None, cut: int = 0, cached: int = 0
 ) -> Score:
     """Of `worker` in `role`. An owner pulls `[cached, cut)` from `giver`; of a head start `cut` is the limit, and pulled by nobody yet."""
-    if role is Role.HEAD_START:
+    if role is HEAD_START:
         return _head_start(worker, waiting, cut, cached)
-    pull = pull_seconds(worker, giver, cut - cached) if giver is not None and cut > cached else 0.0
-    start = max(cut, cached)
-    blocks = assign_amount(worker, waiting, start).blocks
-    output = waiting.expected_output
+    start, output = max(cut, cached), waiting.expected_output
     return Score(
         worker.ref,
         role,
         queued_seconds(worker),
-        pull,
+        pull_seconds(worker, giver, cut - cached) if giver is not None and cut > cached else 0.0,
         prefill_beside_decodes(worker, start, waiting.num_tokens),
         cached,
-        _free_after(worker, blocks),
+        _free_after(worker, assign_blocks(worker, waiting)),
         itl_seconds(worker, waiting.num_tokens),
         dollars(worker, start, waiting.num_tokens, output),
         output,
@@ -83,7 +83,7 @@ def score(
 def _head_start(worker: WorkerView, waiting: WaitingView, limit: int, cached: int) -> Score:
     return Score(
         worker.ref,
-        Role.HEAD_START,
+        HEAD_START,
         queued_seconds(worker) + worker.growing_tokens / worker.speed,
         worker.profile.transfer_seconds(limit),
         prefill_beside_decodes(worker, min(cached, limit), limit),

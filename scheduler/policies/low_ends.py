@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from scheduler.cost_model import assist_limit, fits, prefill_seconds, pull_seconds
 from scheduler.pace import Pace
@@ -58,22 +58,25 @@ class LowEnds:
         if first is None:
             return None
         between, busy = self._between_takes(view, first), worker.growing_tokens / worker.speed
-        later: Assist | None = None
-        for skip in (max(view.about_to_take, int(busy / between)), view.about_to_take):
-            for waiting, limit in self._wanting(view, worker, skip):
-                if view.waiting.place(waiting.request_id) * between >= busy + prefill_beside_decodes(worker, 0, limit):
+        for skip in dict.fromkeys((max(view.about_to_take, int(busy / between)), view.about_to_take)):
+            prompts = self._possible(view, worker, skip)
+            late = (
+                one
+                for one in prompts
+                if view.waiting.place(one[0].request_id) * between >= busy + prefill_beside_decodes(worker, 0, one[1])
+            )
+            for waiting, limit in chain(late, reversed(prompts)):
+                if self._wanted(view, worker, waiting, limit):
                     return Assist(waiting.request_id, limit)
-                later = Assist(waiting.request_id, limit)
-            if later is not None:
-                break
-        return later
+        return None
 
-    def _wanting(self, view: ClusterView, worker: WorkerView, skip: int) -> Iterator[tuple[WaitingView, int]]:
-        """Prompts that a head start here would serve, and how far it could go."""
-        for waiting in islice(view.waiting.without_head_start(skip), self._settings.look_ahead):
-            limit = assist_limit(worker, waiting.num_tokens)
-            if limit > 0 and self._worth(view, worker, limit) and not self._held_by_an_owner(view, worker, waiting, limit):
-                yield waiting, limit
+    def _possible(self, view: ClusterView, worker: WorkerView, skip: int) -> list[tuple[WaitingView, int]]:
+        """Prompts that could be given a head start here, in order, and how far it could go."""
+        prompts = islice(view.waiting.without_head_start(skip), self._settings.look_ahead)
+        return [(waiting, limit) for waiting in prompts if (limit := assist_limit(worker, waiting.num_tokens)) > 0]
+
+    def _wanted(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, limit: int) -> bool:
+        return self._worth(view, worker, limit) and not self._held_by_an_owner(view, worker, waiting, limit)
 
     def _worth(self, view: ClusterView, giver: WorkerView, limit: int) -> bool:
         """There is somebody who can read it, and computing it there would take longer than moving it."""
