@@ -76,7 +76,8 @@ def _figures(policy: str, goodput: float) -> Figures:
 def test_goodput_beside_every_other_policy(tmp_path: Path) -> None:
     found = {8.0: [_figures("ours", 7.5), _figures("theirs", 5.0), _figures("nothing", 0.0)]}
     (row,) = goodput_rows(8.0, found[8.0])
-    assert row.holds and row.ratio == pytest.approx(1.5)
+    assert row.holds
+    assert row.ratio == pytest.approx(1.5)
     lines = goodput_table(found).splitlines()
     assert [line.split() for line in lines[1:]] == [["ours", "7.50", "75.0%"], ["theirs", "5.00", "50.0%"], ["nothing", "0.00", "0.0%"]]
     save_plot(found, 12.0, tmp_path / "new" / "goodput.png")
