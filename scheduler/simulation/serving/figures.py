@@ -51,7 +51,7 @@ class Figures:
     latency: tuple[float, ...] = ()
     """From arrival to last token: p50, p90, p99."""
     steady_per_s: float = 0.0
-    """Requests a second between the first and the last quarter of the answers' ends: neither filling nor draining is in it."""
+    """Requests a second over the middle half of the answers' ends: steady where far more requests were served than decode at once."""
 
     @property
     def met(self) -> float:
