@@ -16,7 +16,7 @@ from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
 from shared.messages import Drain, GatewayBeat, StoryLine
 from shared.redis_fabric import RedisFabric, connect
-from shared.redis_placement import Load
+from shared.line import Load
 from shared.server import EmbeddedServer, free_port
 from shared.types import Phase, PoolId, RequestId
 from tests.contract.words import END, G1, R1, R2, W1, accept, assign, assist, head, info, lead, report, run, submission, tokens
