@@ -126,7 +126,7 @@ class _State:
     members: dict[WorkerRef, _Member] = field(default_factory=dict)
     stories: dict[RequestId, list[StoryLine]] = field(default_factory=dict)
     lease: _Lease = field(default_factory=_Lease)
-    load: Load = Load()
+    load: Load = field(default_factory=Load)
     promised: dict[str, float] = field(default_factory=dict)
     reserved_bytes: int = 0
 

@@ -54,7 +54,7 @@ TABLE: tuple[KeyRow, ...] = (
     KeyRow("hs:{<pool>}:reserved", "string", "bytes that live requests may come to need", "submit, close", "submit script", LIVE),
     KeyRow(
         "hs:{<pool>}:promised",
-        "sorted set",
+        "zset",
         "places in the line that were promised with `Retry-After`: for which body, and when",
         "submit script",
         "submit script",

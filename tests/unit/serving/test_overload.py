@@ -18,6 +18,7 @@ from scheduler.simulation.serving.trace import Arrival
 from scheduler.simulation.serving.world import Serving, ServingWorld
 from shared.fabric import Bound
 from shared.line import Line, Load
+from shared.types import RequestId
 
 PLACES, WAITING = 16, 20
 SETTINGS = SchedulerSettings(max_waiting=10**6)
@@ -43,19 +44,34 @@ def arrivals(*phases: tuple[float, float]) -> list[Arrival]:
     return out
 
 
+class ClosedLoop(ServingWorld):
+    """A few more clients than places, each with its next request as soon as one ends."""
+
+    clients = PLACES + 4
+
+    def _arrive(self, number: int) -> None:
+        if number < self.clients:
+            super()._arrive(number)
+
+    def ended(self, request_id: RequestId) -> None:
+        super().ended(request_id)
+        if (following := int(request_id) + self.clients) < len(self.requests):
+            super()._arrive(following)
+
+
 @cache
 def capacity_per_s() -> float:
-    """Of a line that is never empty, without its first and last tenth."""
-    world = ServingWorld(Serving(slow_pair(), arrivals((1.0, 120.0)), SETTINGS, 1))
+    """Of the closed loop, without its first and last part."""
+    world = ClosedLoop(Serving(slow_pair(), arrivals((1.0, 120.0)), SETTINGS, 1))
     world.run()
     ends = sorted(record.ended_at or 0.0 for record in world.requests)
-    first, last = len(ends) // 10, len(ends) * 9 // 10
+    first, last = len(ends) // 6, len(ends) * 5 // 6
     return (last - first) / (ends[last] - ends[first])
 
 
-def overloaded(times: float, habits: Habits, after: float = 0.0) -> OverloadWorld:
+def overloaded(times: float, habits: Habits, after: float = 0.0, seconds: float = MINUTE_S) -> OverloadWorld:
     c = capacity_per_s()
-    phases = [(WARM_S, 0.8 * c), (WARM_S + MINUTE_S, times * c)] + [(WARM_S + MINUTE_S + AFTER_S, after * c)] * (after > 0)
+    phases = [(WARM_S, 0.8 * c), (WARM_S + seconds, times * c)] + [(WARM_S + seconds + AFTER_S, after * c)] * (after > 0)
     world = OverloadWorld(Serving(slow_pair(), arrivals(*phases), SETTINGS, 3), Line(WAITING, 600.0), habits)
     world.run()
     return world
@@ -81,7 +97,9 @@ def test_queued_prefill_at_the_owners_speed_would_not_be(monkeypatch: pytest.Mon
         return PublishLoad(len(backlog), queued / max(1.0, sum(view.speed for view in owners)))
 
     monkeypatch.setattr(admission.Admission, "_load", of_prefill)
-    assert overloaded(3.0, Habits(jitter=0.1)).crowd.right < 0.25
+    crowd = overloaded(3.0, Habits(jitter=0.1, gives_up_after=4), seconds=30.0).crowd
+    assert len(crowd.refusals) > 50
+    assert crowd.right < 0.25
 
 
 def test_three_times_capacity_for_a_minute_costs_no_goodput_and_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +110,7 @@ def test_three_times_capacity_for_a_minute_costs_no_goodput_and_leaves_nothing(c
     good = sum(WARM_S <= ended < end and ended - at <= TARGET_S for ended, at in ends) / MINUTE_S
     back_s = next(at for at, length in world.length if at > end and length <= 2) - end
     with capsys.disabled():
-        print(f"\ngoodput {good / capacity_per_s():.2f} of capacity's; {world.crowd.gave_up} refused; a short line again after {back_s:.1f} s")
+        print(f"\ngoodput {good / capacity_per_s():.2f} of capacity's, {world.crowd.gave_up} refused, a short line after {back_s:.1f} s")
     assert good >= 0.9 * capacity_per_s()
     assert world.crowd.most_waiting <= WAITING
     assert world.crowd.most_held_tokens <= (WAITING + 3 * PLACES) * 860, "what lives is what waits and what runs"
@@ -148,4 +166,3 @@ class TestLine:
         told = [line.ask(100, load(100), str(number), 0.0).retry_after_s for number in range(500)]
         assert max(told) == 120.0
         assert len(line.promised) <= 120 * 2
-
