@@ -147,7 +147,11 @@ class Fabric(Protocol):
     # -- submission (gateway)
     async def create_log(self, head: LogHead) -> None: ...
 
-    async def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "") -> SubmitAnswer: ...
+    async def submit(
+        self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "", retry_key: str = ""
+    ) -> SubmitAnswer:
+        """`retry_key` names who is promised a place if he is refused, and finds it kept (`shared.line`); empty: nobody is."""
+        ...
 
     async def cancel(self, request_id: RequestId) -> Phase | None:
         """Marks the record, tells the scheduler and the owner. None: no such request."""

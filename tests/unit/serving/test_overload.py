@@ -79,7 +79,7 @@ def overloaded(times: float, habits: Habits, after: float = 0.0, seconds: float 
 
 @pytest.mark.parametrize("times", [2.0, 3.0])
 def test_retry_after_is_right_more_often_than_not(times: float, capsys: pytest.CaptureFixture[str]) -> None:
-    crowd = overloaded(times, Habits(jitter=0.1)).crowd
+    crowd = overloaded(times, Habits(jitter=0.1), seconds=45.0).crowd
     with capsys.disabled():
         print(f"\n{times:g}x capacity: {len(crowd.refusals)} refused with Retry-After, {crowd.right:.2f} of them right")
     assert len(crowd.refusals) > 50
