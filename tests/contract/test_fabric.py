@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shared.clock import SystemClock
 from shared.fabric import Bound, Fabric, SubmitStatus, WriteStatus
 from shared.fabric_settings import FabricSettings
 from shared.messages import Cancel, CancelAsked, GatewayBeat, ListenerChange, ReleaseAssist, StoryLine
@@ -26,7 +27,7 @@ from tests.contract.words import (
     run,
     submission,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_now
 
 NOBODY = RequestId("nobody")
 
@@ -130,6 +131,8 @@ class TestTheLine:
         await fabric.place(epoch, W1, assign(epoch))
         assert (await fabric.submit(submission(R3), retry_key="other")).status is SubmitStatus.ACCEPTED, "an empty line is for anybody"
         await fabric.publish_load(epoch, 1, 2, 0.001, 100000.0, 1000.0)
+        refused_ms = SystemClock().wall_ms()
+        eventually_now(lambda: SystemClock().wall_ms() > refused_ms + 1)
         stranger = await fabric.submit(submission(RequestId("r4")), retry_key="stranger")
         assert stranger.status is SubmitStatus.BUSY, "the place is due to another"
         assert (await fabric.submit(submission(R2), retry_key="mine")).status is SubmitStatus.ACCEPTED
