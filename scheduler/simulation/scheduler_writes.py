@@ -71,8 +71,8 @@ def write_of(command: SchedulerCommand, world: World, epoch: int) -> Write:
             return Write(Step.WRITE_END, effect, partial(EndWritten, request, attempt), Step.SCHEDULER_END_WRITTEN)
         case Close(request, attempt, phase):
             return Write(Step.WRITE_CLOSE, partial(fabric.close, request, attempt, phase), partial(RecordClosed, request))
-        case PublishLoad(waiting, predicted_wait_s):
-            return Write(Step.WRITE_PUBLISH_LOAD, partial(fabric.publish_load, epoch, waiting, MAX_WAITING, predicted_wait_s))
+        case PublishLoad(waiting, wait_s, takes, kv_takes):
+            return Write(Step.WRITE_PUBLISH_LOAD, partial(fabric.publish_load, epoch, waiting, MAX_WAITING, wait_s, takes, kv_takes))
         case Forget(ref):
             return Write(Step.WRITE_LEAVE, partial(fabric.leave, ref))
         case Reread() | TellStory():

@@ -14,9 +14,9 @@ from shared.errors import ConfigError, DecodeError, FabricError, FabricUnavailab
 from shared.fabric import Grown, SubmitStatus, WriteStatus
 from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
+from shared.line import Load
 from shared.messages import Drain, GatewayBeat, StoryLine
 from shared.redis_fabric import RedisFabric, connect
-from shared.redis_placement import Load
 from shared.server import EmbeddedServer, free_port
 from shared.types import Phase, PoolId, RequestId
 from tests.contract.words import END, G1, R1, R2, W1, accept, assign, assist, head, info, lead, report, run, submission, tokens
