@@ -6,7 +6,6 @@ nothing runs beside it. Leases count on the clock's wall time, as a server's exp
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -60,6 +59,9 @@ class _Stream(Generic[M]):
         self.items.append(item)
         return self.last
 
+    def copy(self) -> _Stream[M]:
+        return _Stream(self.ids.copy(), self.items.copy(), self.last)
+
     def read(self, after: str, count: int) -> tuple[tuple[str, M], ...]:
         first = bisect_right(self.ids, _parse(after))
         pairs = zip(self.ids[first : first + count], self.items[first : first + count], strict=True)
@@ -86,6 +88,9 @@ class _Log:
     next_index: dict[int, int] = field(default_factory=dict)
     ended: Phase | None = None
     last: Append | None = None
+
+    def copy(self) -> _Log:
+        return replace(self, entries=self.entries.copy(), next_index=self.next_index.copy())
 
 
 @dataclass
@@ -135,6 +140,23 @@ class _State:
     load: _Load = field(default_factory=_Load)
     reserved_bytes: int = 0
 
+    def copy(self) -> _State:
+        """Messages never change: they are shared, what holds them is not."""
+        return _State(
+            {name: log.copy() for name, log in self.logs.items()},
+            {name: replace(held) for name, held in self.held.items()},
+            self.keys.copy(),
+            self.submissions.copy(),
+            self.events.copy(),
+            {ref: jobs.copy() for ref, jobs in self.jobs.items()},
+            {ref: control.copy() for ref, control in self.control.items()},
+            {ref: replace(member) for ref, member in self.members.items()},
+            {name: story.copy() for name, story in self.stories.items()},
+            replace(self.lease),
+            replace(self.load),
+            self.reserved_bytes,
+        )
+
 
 def reserved_bytes(submission: Submission) -> int:
     """What a submission reserves for its log until it is closed: a bound, not a measurement."""
@@ -157,12 +179,13 @@ class FabricModel:
         self._watch = watch or (lambda stream, key: None)
         self._state = _State()
         self._snapshots: list[tuple[float, _State]] = []
+        self._has_lost = False
 
     # -- a server that restarts
 
     def snapshot(self) -> None:
         """Remembers the present state, as a server that writes its disk now and then."""
-        self._snapshots.append((self._clock.monotonic(), copy.deepcopy(self._state)))
+        self._snapshots.append((self._clock.monotonic(), self._state.copy()))
 
     def restore(self, window_s: float) -> None:
         """Restarts from the newest snapshot that is at least `window_s` old; a window of 0 loses nothing."""
@@ -170,7 +193,12 @@ class FabricModel:
             return
         limit = self._clock.monotonic() - window_s
         old_enough = [state for taken, state in self._snapshots if taken <= limit]
-        self._state = copy.deepcopy(old_enough[-1]) if old_enough else _State()
+        self._state = old_enough[-1].copy() if old_enough else _State()
+
+    def return_to_snapshot(self) -> None:
+        """Loses all that was written since the newest snapshot; without one, everything."""
+        self._state = self._snapshots[-1][1].copy() if self._snapshots else _State()
+        self._has_lost = True
 
     # -- submission
 
@@ -383,7 +411,9 @@ class FabricModel:
             return WriteStatus.DONE if record.phase is phase else WriteStatus.ENDED
         if attempt < record.attempt:
             return WriteStatus.SUPERSEDED
-        held.record = replace(record, phase=advance(record.phase, phase, record), attempt=attempt, owner=None)
+        # A record that went back to QUEUED with a server's last writes ends all the same once its log has.
+        after = phase if self._has_lost else advance(record.phase, phase, record)
+        held.record = replace(record, phase=after, attempt=attempt, owner=None)
         self._state.submissions.remove(held.entry_id)
         self._state.reserved_bytes -= reserved_bytes(record.submission)
         return WriteStatus.DONE

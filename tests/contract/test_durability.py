@@ -177,7 +177,7 @@ async def test_a_server_without_an_append_only_file_is_refused() -> None:
 async def test_redis_7_0_has_no_waitaof_and_says_what_it_has() -> None:
     with pair(system_server()) as (primary, _):
         if "redis_version:7.0" in str(ask(primary, "INFO", "server")):
-            with pytest.raises(ConfigError, match="Redis 7.0 has no WAITAOF; use Redis 7.2 or Valkey"):
+            with pytest.raises(ConfigError, match=r"Redis 7\.0 has no WAITAOF; use Redis 7\.2 or Valkey"):
                 async with opened(primary.url, "waitaof"):
                     pass
         async with opened(primary.url, "wait-replicas=1") as fabric:
