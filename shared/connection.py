@@ -149,6 +149,13 @@ class FabricConnection:
 
         return await again(attempt)
 
+    async def server_life(self) -> str:
+        """Drawn by the server when it starts; empty in a cluster, which has many."""
+        if self.is_cluster:
+            return ""
+        said: bytes = await self.command("INFO", "server")
+        return next((line[7:].decode() for line in said.splitlines() if line.startswith(b"run_id:")), "")
+
     async def ask(self, *command: Arg) -> Any:
         """One command without a key, as the client library sends and reads it: for operators and tests."""
         with translated():

@@ -179,7 +179,7 @@ class FabricModel:
         self._watch = watch or (lambda stream, key: None)
         self._state = _State()
         self._snapshots: list[tuple[float, _State]] = []
-        self._has_lost = False
+        self._losses = 0
 
     # -- a server that restarts
 
@@ -198,7 +198,10 @@ class FabricModel:
     def return_to_snapshot(self) -> None:
         """Loses all that was written since the newest snapshot; without one, everything."""
         self._state = self._snapshots[-1][1].copy() if self._snapshots else _State()
-        self._has_lost = True
+        self._losses += 1
+
+    def server_life(self) -> str:
+        return f"life {self._losses}"
 
     # -- submission
 
@@ -412,7 +415,7 @@ class FabricModel:
         if attempt < record.attempt:
             return WriteStatus.SUPERSEDED
         # A record that went back to QUEUED with a server's last writes ends all the same once its log has.
-        after = phase if self._has_lost else advance(record.phase, phase, record)
+        after = phase if self._losses else advance(record.phase, phase, record)
         held.record = replace(record, phase=after, attempt=attempt, owner=None)
         self._state.submissions.remove(held.entry_id)
         self._state.reserved_bytes -= reserved_bytes(record.submission)

@@ -48,7 +48,7 @@ def load(name: str, *, repeatable: bool = True, durable: bool = False) -> Script
     return Script(name, text, sha1(text, usedforsecurity=False).hexdigest(), repeatable, durable)
 
 
-CREATE_LOG = load("create_log")
+CREATE_LOG = load("create_log", durable=True)
 APPEND = load("append", durable=True)
 RAISE_FENCE = load("raise_fence")
 TELL_STORY = load("tell_story")

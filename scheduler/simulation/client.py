@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from scheduler.simulation.process import Process, Reader
 from scheduler.simulation.steps import Step
-from shared.fabric import LogHead, SubmitAnswer, SubmitStatus
+from shared.fabric import LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus
 from shared.log_check import Loss, loss_of
 from shared.messages import GatewayBeat, LogEnd, LogEntry, LogTokens, Submission
 from shared.types import GatewayId, RequestId, RequestSpec
@@ -250,8 +250,11 @@ class GatewayShell(Process):
             if loss is not None and count == len(client.shown):
                 client.lose(loss)
 
+        def found(record: Record | None, entries: tuple[LoggedEntry, ...]) -> None:
+            judged(loss_of(entries, count, position, record))
+
         # The record first, as the gateway does; nothing comes between the two here.
-        self.ask(lambda: (fabric.record(request_id), fabric.read_log(request_id)), lambda found: judged(loss_of(found[1], count, position, found[0])))
+        self.ask(lambda: (fabric.record(request_id), fabric.read_log(request_id)), lambda answer: found(*answer))
 
     def follow(self, client: Client) -> None:
         """From the last entry the client was shown."""

@@ -103,7 +103,9 @@ def run_seeds(seeds: Iterable[int], parts: Parts | None = None, *, stop_at_first
 
 def _tally_of(world: World, failure: Failure | None) -> Tally:
     plan, oracle = world.plan, world.oracle
-    return Tally(1, plan.met, plan.hit, oracle.outcomes, [failure] if failure else [], oracle.cached_tokens, oracle.continued(), oracle.losses)
+    return Tally(
+        1, plan.met, plan.hit, oracle.outcomes, [failure] if failure else [], oracle.cached_tokens, oracle.continued(), oracle.losses
+    )
 
 
 def run_together(seeds: Sequence[int], processes: int) -> Tally:

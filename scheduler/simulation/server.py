@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from scheduler.simulation.steps import Fault, Step
 from shared.clock import ManualClock
 
+TOLD = frozenset({Step.WRITE_CREATE_LOG, Step.WRITE_SUBMIT, Step.WRITE_APPEND, Step.WRITE_APPEND_END, Step.WRITE_END, Step.WRITE_CANCEL})
+"""Writes that somebody is told of: `Script.durable`."""
+
 if TYPE_CHECKING:
     from scheduler.simulation.world import World
 
@@ -42,7 +45,9 @@ class Server:
         self.losses = 0
         """How often it came back without its last writes."""
         self._waiting: list[Callable[[], None]] = []
-        self._kept_at = {fault.occurrence - self._tail(fault.occurrence) for fault in world.schedule.faults if fault.fault is Fault.TAIL_LOST}
+        self._kept_at = {
+            fault.occurrence - self._tail(fault.occurrence) for fault in world.schedule.faults if fault.fault is Fault.TAIL_LOST
+        }
         self._loses = False
 
     def _tail(self, occurrence: int) -> int:
@@ -58,6 +63,11 @@ class Server:
         if fault is not None and self.up:
             self._go_away(self._world.rng.uniform(0.3, 8.0) if fault is Fault.AWAY else self._world.rng.uniform(0.1, 0.6))
         return self.up
+
+    def took(self, step: Step) -> None:
+        """A write had its effect. Where its writer waits until it is safe, it and all before it are."""
+        if step in TOLD and self._world.schedule.scenario.waits and self._kept_at:
+            self._world.fabric.snapshot()
 
     def step_clock(self, fault: Fault) -> None:
         step = HOUR_S if fault in (Fault.HOUR_FORWARD, Fault.HOUR_BACK) else self._world.rng.uniform(5.0, 60.0)
