@@ -11,6 +11,7 @@ from typing import Any
 
 from redis import Redis
 
+from shared.keys import MARK_KEY
 from shared.server import EmbeddedServer
 from tests.support.waiting import eventually_now
 
@@ -38,8 +39,14 @@ def pair(executable: Path | None = None) -> Iterator[tuple[EmbeddedServer, Embed
 
 
 def until_followed(primary: EmbeddedServer) -> None:
-    """By one replica that acknowledges."""
-    eventually_now(lambda: ask(primary, "WAIT", 1, 1) == 1)
+    """By one replica that has all that was written so far."""
+    with Redis.from_url(primary.url, single_connection_client=True) as client:
+
+        def has_all() -> bool:
+            client.set(MARK_KEY, "", ex=60)
+            return bool(client.execute_command("WAIT", 1, 100))
+
+        eventually_now(has_all)
 
 
 def ask(server: EmbeddedServer, *command: str | int) -> Any:
