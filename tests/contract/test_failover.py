@@ -133,7 +133,7 @@ async def test_a_promoted_server_that_cannot_keep_the_promise_is_passed_over() -
 async def test_no_primary_anywhere_says_what_each_address_said() -> None:
     with pair() as (primary, replica):
         kill(primary)
-        with pytest.raises(FabricUnavailable, match="none of the addresses has a primary.*it is a replica") as caught:
+        with pytest.raises(FabricUnavailable, match=r"none of the addresses has a primary.*it is a replica") as caught:
             await open_connection(f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0,{replica.url}")
         assert PASSWORD not in str(caught.value)
 
