@@ -300,6 +300,8 @@ class FabricModel:
             if entry.index != coming.get(entry.choice, 0):
                 return WriteStatus.GAP
             coming[entry.choice] = entry.index + len(entry.token_ids)
+        if end is not None and any(coming.get(choice, 0) != tokens for choice, tokens in enumerate(end.counts)):
+            return WriteStatus.GAP
         return None
 
     def read_log(self, request_id: RequestId, after: str = "0-0", count: int = 0) -> tuple[LoggedEntry, ...]:
