@@ -17,6 +17,7 @@ from cli.options import (
     ApiKeysFile,
     CeleryUrl,
     Dtype,
+    DurabilityText,
     ExtraModels,
     LogLevel,
     Model,
@@ -67,11 +68,13 @@ def up(
     low_slowdown: Annotated[
         float, typer.Option(min=1.0, help="Where all workers would share one kind of device: how much slower the low-end ones are made.")
     ] = 3.0,
+    durability: DurabilityText = "default",
     log_level: LogLevel = "warning",
 ) -> None:
     """Everything on this machine: message server, scheduler, workers, gateway. Ctrl-C stops all."""
     from cli.up import UpSettings, run_up
     from gateway.settings import ExtraModel, api_keys_of
+    from shared.durability import Durability
 
     settings = UpSettings(
         model=model,
@@ -89,6 +92,7 @@ def up(
         log_level=log_level,
         api_keys_file=api_keys_file,
         extra_models=tuple(map(ExtraModel.parse, extra_model or ())),
+        durability=Durability.parse(durability),
     )
     asyncio.run(run_up(settings))
 

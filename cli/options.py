@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from shared.durability import FORMS
 from shared.logs import FORMATS, LEVELS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -33,7 +34,19 @@ def device_name(value: str) -> str:
 
 
 RedisUrl = Annotated[
-    str, typer.Option(envvar="HEADSTART_REDIS_URL", help="The message server: redis://, rediss://, unix:// or redis+cluster://.")
+    str,
+    typer.Option(
+        envvar="HEADSTART_REDIS_URL",
+        help="The message server: redis://, rediss://, unix:// or redis+cluster://; with commas, a primary and its replicas.",
+    ),
+]
+DurabilityText = Annotated[
+    str,
+    typer.Option(
+        "--durability",
+        envvar="HEADSTART_DURABILITY",
+        help=f"What the message server must have done with a request before it is accepted, with a token before it is seen: {FORMS}.",
+    ),
 ]
 CeleryUrl = Annotated[
     str, typer.Option(envvar="HEADSTART_CELERY_URL", help="The broker of agents: one server, no cluster; by default the message server.")

@@ -15,6 +15,7 @@ from cli.options import (
     ApiKeysFile,
     CeleryUrl,
     Dtype,
+    DurabilityText,
     ExtraModels,
     LogFormat,
     LogLevel,
@@ -50,6 +51,7 @@ def gateway(
     default_max_tokens: Annotated[int, typer.Option(min=1, help="Most output tokens of who asks for no number.")] = 4096,
     tool_call_format: Annotated[str, typer.Option(help="hermes, llama3 or generic; by default what the model's chat template says.")] = "",
     shutdown_s: Annotated[float, typer.Option(min=0, help="How long open streams may go on after SIGTERM.")] = 30.0,
+    durability: DurabilityText = "default",
     log_level: LogLevel = "info",
     log_format: LogFormat = "",
 ) -> None:
@@ -57,6 +59,7 @@ def gateway(
     from gateway.api_keys import rules_in
     from gateway.settings import ExtraModel, GatewaySettings, api_keys_of
     from shared import logs, tracing
+    from shared.durability import Durability
 
     logs.configure("gateway", log_level, log_format)
     tracing.configure("gateway")
@@ -77,6 +80,7 @@ def gateway(
         default_max_tokens=default_max_tokens,
         tool_call_format=tool_call_format,
         shutdown_s=shutdown_s,
+        durability=Durability.parse(durability),
     )
     from gateway.process import run  # after the settings: a bad option is told at once
 
@@ -99,12 +103,14 @@ def scheduler(
     itl_target_s: Annotated[float, typer.Option(min=0, help="Seconds between tokens that are good enough; 0: no target.")] = 0.0,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
+    durability: DurabilityText = "default",
     log_level: LogLevel = "info",
     log_format: LogFormat = "",
 ) -> None:
     """Places requests. One leads, others stand by."""
     from scheduler.process import SchedulerProcessSettings, serve
     from shared import logs, tracing
+    from shared.durability import Durability
     from shared.metrics import MetricsDoor
     from shared.processes import run
 
@@ -122,6 +128,7 @@ def scheduler(
         max_crashes=max_crashes,
         max_waiting=max_waiting,
         metrics=MetricsDoor(metrics_port, metrics_host),
+        durability=Durability.parse(durability),
     )
     run(serve(settings))
 
@@ -172,11 +179,13 @@ def worker(
     pool_secret_file: PoolSecretFile = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
+    durability: DurabilityText = "default",
     log_level: LogLevel = "info",
     log_format: LogFormat = "",
 ) -> None:
     """One device: prefill, decode, head starts."""
     from shared import logs, tracing
+    from shared.durability import Durability
     from shared.metrics import MetricsDoor
     from shared.processes import run
     from workers.process import WorkerProcessSettings, serve
@@ -209,6 +218,7 @@ def worker(
         pool_secret=pool_secret_of(pool_secret_file, os.environ.get("HEADSTART_POOL_SECRET", "")),
         metrics=MetricsDoor(metrics_port, metrics_host),
         profile=profile,
+        durability=Durability.parse(durability),
     )
     run(serve(settings))
 

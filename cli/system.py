@@ -15,7 +15,9 @@ import httpx2
 
 from cli.children import Child, Children
 from gateway.settings import ExtraModel
+from shared.durability import NOT_WAITING, Durability, Mode
 from shared.errors import ConfigError, HeadstartError
+from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
 from shared.redis_fabric import RedisFabric
 from shared.server import EmbeddedServer, free_port
@@ -63,6 +65,7 @@ class SystemPlan:
     api_keys_file: Path | None = None
     extra_models: tuple[ExtraModel, ...] = ()
     """Behind the same gateways; each has schedulers of its own."""
+    durability: Durability = NOT_WAITING
 
 
 class System:
@@ -73,7 +76,7 @@ class System:
         self.children = Children(echo=plan.echo)
         self.ports = tuple(port or free_port() for port in plan.ports)
         self._progress = progress
-        self._server = None if plan.redis_url else EmbeddedServer()
+        self._server = None if plan.redis_url else EmbeddedServer(durable=plan.durability.mode is Mode.FSYNC)
         # A server of our own has no other workers. On another's, ours must agree with those that are there already.
         self._pool_secret = secrets.token_urlsafe(32) if self._server else ""
 
@@ -155,14 +158,19 @@ class System:
     @property
     def _env(self) -> dict[str, str]:
         secret = {"HEADSTART_POOL_SECRET": self._pool_secret} if self._pool_secret else {}
-        return {"HEADSTART_REDIS_URL": self.redis_url, "TOKENIZERS_PARALLELISM": "false", **secret, **self.plan.env}
+        common = {
+            "HEADSTART_REDIS_URL": self.redis_url,
+            "HEADSTART_DURABILITY": str(self.plan.durability),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        return {**common, **secret, **self.plan.env}
 
     async def _launch(self, children: list[Child]) -> None:
         """Returns when the workers among them have joined and every gateway answers.
 
         Raises `ConfigError` with the last words of one that dies, `HeadstartError` when it takes too long.
         """
-        fabric = await RedisFabric.connect(self.redis_url, PoolId(self.plan.pool))
+        fabric = await RedisFabric.connect(self.redis_url, PoolId(self.plan.pool), FabricSettings(durability=self.plan.durability))
         pools = [RedisFabric(fabric.connection, Keys(PoolId(pool)), fabric.settings) for pool in self._pools]
         try:
             before = await _members(pools)

@@ -11,6 +11,7 @@ from rich.console import Console
 from cli.system import System, SystemPlan, WorkerPlan, need_model_dir, threads_each
 from gateway.api_keys import rules_in
 from gateway.settings import ExtraModel, need_keys
+from shared.durability import NOT_WAITING, Durability
 from shared.processes import on_stop_signals
 
 
@@ -33,6 +34,7 @@ class UpSettings:
     no_auth: bool = False
     api_keys_file: Path | None = None
     extra_models: tuple[ExtraModel, ...] = ()
+    durability: Durability = NOT_WAITING
 
     def __post_init__(self) -> None:
         need_model_dir(self.model)
@@ -74,6 +76,7 @@ def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
         log_level=settings.log_level,
         api_keys_file=settings.api_keys_file,
         extra_models=settings.extra_models,
+        durability=settings.durability,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.api_keys import rules_in
 from gateway.settings import ExtraModel, GatewaySettings, api_keys_of
 from shared import logs, tracing
+from shared.durability import FORMS, Durability
 from shared.errors import HeadstartError
 from shared.processes import die_with_parent
 
@@ -37,6 +38,7 @@ def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, tuple[str, str]]:
     parser.add_argument("--ping-s", type=float, default=15.0)
     parser.add_argument("--verify-s", type=float, default=30.0)
     parser.add_argument("--shutdown-s", type=float, default=30.0)
+    parser.add_argument("--durability", default=os.environ.get("HEADSTART_DURABILITY", "default"), help=f"{FORMS} (HEADSTART_DURABILITY)")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default=os.environ.get("HEADSTART_LOG_FORMAT", ""), choices=("", *logs.FORMATS))
     options = vars(parser.parse_args(arguments))
@@ -45,6 +47,7 @@ def parse(arguments: Sequence[str]) -> tuple[GatewaySettings, tuple[str, str]]:
     in_environment = os.environ.get("HEADSTART_API_KEYS")
     given = options.pop("api_key") or ([in_environment] if in_environment else [])
     rules = rules_in(options.pop("api_keys_file"))
+    options["durability"] = Durability.parse(options["durability"])
     extra = tuple(map(ExtraModel.parse, options.pop("extra_model")))
     return GatewaySettings(api_keys=api_keys_of(given), key_rules=rules, extra_models=extra, **options), told
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from gateway.fold import LogLost, error_object
 from gateway.rate_limits import RateLimited
-from shared.errors import BadRequest, FabricError, FabricUnavailable, HeadstartError, NotFound, Refused
+from shared.errors import BadRequest, FabricError, FabricUnavailable, HeadstartError, NotDurable, NotFound, Refused
 from shared.messages import LogEnd
 from shared.types import Phase
 
@@ -78,6 +78,9 @@ def answer_to(error: HeadstartError) -> JSONResponse:
             return _ended(error)
         case LogLost():
             return error_response(500, str(error), error.code, headers=NO_RETRY)
+        case NotDurable():
+            why = "The message server has not made the request safe yet; send it again, with the same Idempotency-Key if it has one."
+            return error_response(503, why, "not_durable", headers={"Retry-After": "2"})
         case FabricUnavailable():
             return error_response(503, "The message server cannot be reached; try again.", "unavailable", headers={"Retry-After": "1"})
         case FabricError():

@@ -16,8 +16,7 @@ from gateway.fold import LogLost, shortened, unreadable, vanished
 from gateway.tail import START, Consumer, Entries, Following, Tail
 from shared.errors import DecodeError, FabricError
 from shared.fabric import Grown, Record
-from shared.messages import LogEnd
-from shared.request import TERMINAL
+from shared.log_check import Loss, loss_of
 from shared.types import RequestId
 
 log = logging.getLogger(__name__)
@@ -226,9 +225,5 @@ class Follower:
 
 
 def _judge(request_id: RequestId, entries: Entries, count: int, position: str, record: Record | None) -> LogLost | None:
-    """What is wrong with a log of which `count` entries up to `position` were delivered."""
-    if len(entries) < count or (count and entries[count - 1].entry_id != position):
-        return shortened(request_id)
-    if entries and isinstance(entries[-1].entry, LogEnd):
-        return None
-    return vanished(request_id) if record is None or record.phase in TERMINAL else None
+    loss = loss_of(entries, count, position, record)
+    return None if loss is None else shortened(request_id) if loss is Loss.SHORTENED else vanished(request_id)

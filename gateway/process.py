@@ -12,6 +12,7 @@ from gateway.pools import ServedModel
 from gateway.server import run_app
 from gateway.settings import GatewaySettings, model_length
 from gateway.tokenizer import Tokenizer
+from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
 from shared.processes import on_stop_signals
 from shared.redis_fabric import RedisFabric
@@ -26,7 +27,7 @@ async def serve(settings: GatewaySettings) -> None:
     ]
     stop = asyncio.Event()
     on_stop_signals(stop.set)
-    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
+    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool), FabricSettings(durability=settings.durability))
     try:
         # One connection for all pools: their keys differ, the server does not.
         more = [

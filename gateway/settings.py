@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.api_keys import KeyRule, rule_of
+from shared.durability import NOT_WAITING, Durability
 from shared.errors import ConfigError
 from shared.grammar import CALL_FORMATS
 from shared.rates import Rates
@@ -72,6 +73,8 @@ class GatewaySettings:
     shutdown_s: float = 30.0
     """How long open streams may go on after SIGTERM."""
     tokenizer_threads: int = 2
+    durability: Durability = NOT_WAITING
+    """What must have happened to a request before it is accepted, to a token before it is shown."""
     tool_call_format: str = ""
     """How the first model writes tool calls, where its template does not say it: a name in `CALL_FORMATS`."""
     key_rules: tuple[KeyRule, ...] = ()

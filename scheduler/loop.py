@@ -68,6 +68,10 @@ class LoopSettings:
     retry_s: float = 0.2
 
 
+class OtherServer(FabricError):
+    """The server has another life than at the beginning of this reign: it may have lost what this leader believes."""
+
+
 class SchedulerLoop:
     """Stands by until it holds the lease, then leads until it loses it."""
 
@@ -78,6 +82,8 @@ class SchedulerLoop:
         self._clock = clock
         self._settings = settings
         self._epoch = 0
+        self._server = ""
+        """Its life when this reign began."""
         self._renewed = float("-inf")
         self._members: set[WorkerRef] = set()
         self._commands: asyncio.Queue[SchedulerCommand] = asyncio.Queue()
@@ -113,6 +119,7 @@ class SchedulerLoop:
         # From the beginning: a long backlog takes longer to read than the lease lasts, and who loses it begins anew.
         tasks = [asyncio.create_task(self._renew())]
         try:
+            self._server = await self._fabric.server_life()
             events_from = await self._tip()
             submissions_from = await self._rebuild()
             habits = [
@@ -200,7 +207,7 @@ class SchedulerLoop:
                 await self._learn(submission.request_id)
 
     async def _through_outages(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Repeats a read while the server is away; afterwards everybody gets a full liveness period again."""
+        """Repeats a read while the server is away; afterwards everybody gets a full liveness period again. Raises `OtherServer`."""
         away = False
         while True:
             try:
@@ -211,8 +218,15 @@ class SchedulerLoop:
                 await asyncio.sleep(self._settings.retry_s)
                 continue
             if away:
+                await self._know_server()
                 self.feed([Reconnected()])
             return answer
+
+    async def _know_server(self) -> None:
+        """One that was restarted, or took another's place, may lack last writes: a leader that begins anew asks it for everything."""
+        life = await self._fabric.server_life()
+        if not life or life != self._server:
+            raise OtherServer("the message server was restarted, or another has taken its place: everything is read anew")
 
     async def _read_members(self) -> None:
         for info in await self._fabric.members():

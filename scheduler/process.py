@@ -15,6 +15,8 @@ from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
 from scheduler.tracing import SchedulerTracing
 from shared.clock import SystemClock
+from shared.durability import NOT_WAITING, Durability
+from shared.fabric_settings import FabricSettings
 from shared.metrics import NO_DOOR, MetricsDoor, shown
 from shared.processes import LOOP_ASK_AGAIN_S, cancel_all, on_stop_signals
 from shared.redis_fabric import RedisFabric
@@ -38,6 +40,7 @@ class SchedulerProcessSettings:
     ttft_target_s: float = 0.0
     itl_target_s: float = 0.0
     metrics: MetricsDoor = NO_DOOR
+    durability: Durability = NOT_WAITING
 
     @property
     def core(self) -> SchedulerSettings:
@@ -57,7 +60,7 @@ async def serve(settings: SchedulerProcessSettings) -> None:
     """Runs until SIGTERM or SIGINT."""
     core = SchedulerCore(settings.core)
     name = f"scheduler-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
+    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool), FabricSettings(durability=settings.durability))
     loop = SchedulerLoop(core, fabric, SystemClock(), LoopSettings(name, max_waiting=settings.max_waiting))
     metrics = SchedulerMetrics(SystemClock())
     loop.watches += [metrics.watch, SchedulerTracing(SystemClock()).watch]

@@ -13,17 +13,19 @@ import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from redis import exceptions as foreign
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from shared.errors import ConfigError, FabricError, FabricUnavailable
+from shared.addresses import TLS_FILES, addresses_of, plain_urls, without_password
+from shared.durability import Mode, facts
+from shared.errors import ConfigError, FabricError, FabricUnavailable, NotDurable
 from shared.fabric_settings import FabricSettings
+from shared.group_commit import GroupCommit
+from shared.primary import pool_of_primary
 from shared.scripts import Arg, Call
 from shared.wires import Wires
 
@@ -33,9 +35,6 @@ T = TypeVar("T")
 Client = Any
 """`Redis` or `RedisCluster`: the calls used here are common to both."""
 
-TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-"""Options of a `rediss://` address: whom to trust, and our own certificate with its key, where the server wants one."""
-TLS_WORDS = ("ssl_cert_reqs", "ssl_check_hostname", "ssl_keyfile_password")
 RETRY_PAUSE_S = 0.05
 MIN_VERSION = (7, 0)
 RESERVABLE = 0.5
@@ -88,6 +87,8 @@ class FabricConnection:
     def __init__(self, commands: Client, blocking: Client, settings: FabricSettings, url: str, maxmemory_bytes: int = 0) -> None:
         self._commands = commands
         self._wires = Wires(commands, settings.command_timeout_s)
+        self._durable = _group_commit(commands, settings)
+        """Where writes go that somebody is told of, if the server is to be asked whether a crash could undo them."""
         self._blocking = blocking
         self._settings = settings
         self._url = url
@@ -108,17 +109,28 @@ class FabricConnection:
         return await again(lambda: self._run(call))
 
     async def _run(self, call: Call) -> Any:
+        (answer,) = await self._run_together([call.by_digest()], durable=call.script.durable)
+        if isinstance(answer, foreign.NoScriptError):
+            (answer,) = await self._run_together([call.by_text()], durable=call.script.durable)
         with translated():
-            (answer,) = await self._wires.run([call.by_digest()])
-            if isinstance(answer, foreign.NoScriptError):
-                (answer,) = await self._wires.run([call.by_text()])
             return _or_raised(answer)
+
+    async def _run_together(self, commands: Sequence[tuple[Arg, ...]], *, durable: bool) -> list[Any]:
+        with translated():
+            return await (self._durable.run(commands) if durable and self._durable else self._wires.run(commands))
+
+    async def until_durable(self) -> None:
+        """Returns once no crash can undo what could be read up to now: at once in a mode that does not wait. Raises `NotDurable`."""
+        if self._durable:
+            await self._run_together([], durable=True)
 
     async def run_many(self, calls: Sequence[Call]) -> list[Any]:
         """The answers of repeatable scripts, in order, in one round trip to each node."""
         if len(calls) == 1:
             return [await self.run(calls[0])]
-        answers = await self.pipeline([call.by_digest() for call in calls])
+        if not calls:
+            return []
+        answers = await self._run_together([call.by_digest() for call in calls], durable=any(call.script.durable for call in calls))
         for at, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 answers[at] = await self.run(calls[at])
@@ -126,10 +138,7 @@ class FabricConnection:
 
     async def pipeline(self, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
         """Answers in order, as the server wrote them; an error stands in its command's place."""
-        if not commands:
-            return []
-        with translated():
-            return await self._wires.run(commands)
+        return await self._run_together(commands, durable=False) if commands else []
 
     async def command(self, *command: Arg) -> Any:
         """One command's answer, as the server wrote it, tried once more: only for what names a key and can be repeated."""
@@ -139,6 +148,13 @@ class FabricConnection:
                 return _or_raised((await self._wires.run([command]))[0])
 
         return await again(attempt)
+
+    async def server_life(self) -> str:
+        """Drawn by the server when it starts; empty in a cluster, which has many."""
+        if self.is_cluster:
+            return ""
+        said: bytes = await self.command("INFO", "server")
+        return next((line[7:].decode() for line in said.splitlines() if line.startswith(b"run_id:")), "")
 
     async def ask(self, *command: Arg) -> Any:
         """One command without a key, as the client library sends and reads it: for operators and tests."""
@@ -184,13 +200,15 @@ class FabricConnection:
         await self._commands.aclose()
         await self._blocking.aclose()
         await self._wires.close()
+        if self._durable:
+            await self._durable.close()
 
 
 async def again(attempt: Callable[[], Awaitable[T]]) -> T:
     """A second try after a short pause: enough for a connection that an idle server or a fail-over has cut."""
     try:
         return await attempt()
-    except OutOfMemory:
+    except (OutOfMemory, NotDurable):
         raise
     except FabricUnavailable:
         await asyncio.sleep(RETRY_PAUSE_S)
@@ -220,63 +238,56 @@ def read_entries(answer: Any) -> dict[str, list[tuple[str, Fields]]]:
 
 
 async def open_connection(url: str, settings: FabricSettings | None = None) -> FabricConnection:
-    """Connects to `redis://`, `rediss://` or `unix://`, and to a cluster: by `redis+cluster://`, or because the server says so.
+    """Connects to `redis://`, `rediss://` or `unix://`, to the primary of a list of these, and to a cluster: by `redis+cluster://`, or
+    because the server says so.
 
     Raises `FabricUnavailable`, or `ConfigError` for a server that would not do.
     """
     settings = settings or FabricSettings()
-    plain = plain_url(url)
+    plain = plain_urls(url)
     in_cluster, maxmemory_bytes = await _check(plain, settings)
-    is_cluster = in_cluster or plain != url
-    make = _cluster if is_cluster else _single
-    commands, blocking = make(plain, settings, settings.command_timeout_s), make(plain, settings, None)
+    is_cluster = in_cluster or plain != addresses_of(url)
     if is_cluster:
+        commands, blocking = _cluster(plain[0], settings, settings.command_timeout_s), _cluster(plain[0], settings, None)
         with translated():
             await commands.initialize()
             await blocking.initialize()
-    return FabricConnection(commands, blocking, settings, url, 0 if is_cluster else maxmemory_bytes)
+    else:
+        commands, blocking = _single(plain, settings, settings.command_timeout_s), _single(plain, settings, None)
+    connection = FabricConnection(commands, blocking, settings, url, 0 if is_cluster else maxmemory_bytes)
+    await _try_durability(connection, settings)
+    return connection
 
 
-def plain_url(url: str) -> str:
-    """The address that the client library understands; raises `ConfigError` for another scheme."""
-    parts = urlsplit(url)
-    scheme = parts.scheme
-    if scheme not in ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"):
-        raise ConfigError(f"HEADSTART_REDIS_URL {without_password(url)!r}: use redis://, rediss://, unix:// or redis+cluster://")
-    if scheme != "unix":
-        _check_options(scheme, parts.query)
-    return url.replace(scheme, scheme.removesuffix("+cluster"), 1)
+async def _try_durability(connection: FabricConnection, settings: FabricSettings) -> None:
+    """What a server says of itself is one thing: replicas without a disk, for one, only show when they are asked."""
+    try:
+        await connection.until_durable()
+    except NotDurable as error:
+        await connection.close()
+        raise ConfigError(f"--durability {settings.durability} cannot be kept: {error}; mend that, or choose another mode") from error
+    except BaseException:
+        await connection.close()
+        raise
 
 
-def _check_options(scheme: str, query: str) -> None:
-    """What the client library would meet with a stack trace, or too late. Raises `ConfigError`."""
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in (*TLS_FILES, *TLS_WORDS, "db", "protocol"):
-            raise ConfigError(f"HEADSTART_REDIS_URL: unknown option {name!r}; there are {', '.join((*TLS_FILES, *TLS_WORDS))}")
-        if name.startswith("ssl_") and not scheme.startswith("rediss"):
-            raise ConfigError(f"HEADSTART_REDIS_URL: {name} means TLS, which {scheme}:// does not speak: use rediss://")
-        if name in TLS_FILES and not Path(value).is_file():
-            raise ConfigError(f"HEADSTART_REDIS_URL: {name}={value} is no file")
-        if name == "ssl_cert_reqs" and value == "none":
-            log.warning("the message server's certificate is not checked (ssl_cert_reqs=none): anybody in between can read and write")
+def _group_commit(client: Client, settings: FabricSettings) -> GroupCommit | None:
+    if not settings.durability.waits:
+        return None
+    return GroupCommit(Wires(client, settings.command_timeout_s), settings.durability, settings.durable_wait_s)
 
 
-def without_password(url: str) -> str:
-    """The address for people and logs."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-
-
-def _single(url: str, settings: FabricSettings, timeout_s: float | None) -> Client:
-    keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
-    return Redis.from_url(
-        url,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=settings.connect_timeout_s,
-        **keepalive,
-    )
+def _single(urls: tuple[str, ...], settings: FabricSettings, timeout_s: float | None) -> Client:
+    options: dict[str, Any] = {} if urls[0].startswith("unix:") else {"socket_keepalive": True}
+    options |= {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": settings.connect_timeout_s,
+    }
+    if len(urls) == 1:
+        return Redis.from_url(urls[0], **options)
+    return Redis.from_pool(pool_of_primary(urls, need_fsync=settings.durability.mode is Mode.FSYNC, **options))
 
 
 def _cluster(url: str, settings: FabricSettings, timeout_s: float | None) -> Client:
@@ -291,22 +302,29 @@ def _cluster(url: str, settings: FabricSettings, timeout_s: float | None) -> Cli
     )
 
 
-async def _check(url: str, settings: FabricSettings) -> tuple[bool, int]:
+async def _check(urls: tuple[str, ...], settings: FabricSettings) -> tuple[bool, int]:
     """Whether the server is part of a cluster, and its `maxmemory` (0: none).
 
-    Raises `ConfigError` if it is too old or would forget our keys."""
-    client = _single(url, settings, settings.command_timeout_s)
+    Raises `ConfigError` if it is too old, would forget our keys, or cannot make writes as durable as they are to be."""
+    client = _single(urls, settings, settings.command_timeout_s)
     try:
         with translated():
             info = await client.info()
-            fsync = (await client.config_get("appendfsync"))["appendfsync"] if settings.durable else ""
+        server = facts(info, await _fsync_of(client))
     finally:
         await client.aclose()
-    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
-    if version < MIN_VERSION:
+    if server.version < MIN_VERSION:
         raise ConfigError(f"the message server is version {info['redis_version']}: Redis 7.0 or Valkey 8 is the oldest that will do")
     if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
         raise ConfigError(f"the message server evicts keys ({info['maxmemory_policy']}): set maxmemory-policy noeviction")
-    if settings.durable and not (info["aof_enabled"] and fsync == "always"):
-        raise ConfigError("durable mode needs a message server with appendonly yes and appendfsync always")
-    return bool(info.get("cluster_enabled")), int(info.get("maxmemory", 0))
+    if complaint := settings.durability.complaint(server):
+        raise ConfigError(complaint)
+    return server.in_cluster, int(info.get("maxmemory", 0))
+
+
+async def _fsync_of(client: Client) -> str:
+    """Empty where we may not ask."""
+    try:
+        return str((await client.config_get("appendfsync")).get("appendfsync", ""))
+    except foreign.ResponseError:
+        return ""

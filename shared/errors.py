@@ -6,6 +6,7 @@ HeadstartError
 ├── Refused               not now: too much work or no memory; says when to retry
 ├── FabricError
 │   ├── FabricUnavailable the server cannot be reached; retry
+│   │   └── NotDurable    a write took effect and a crash could still undo it; repeat it
 │   └── DecodeError       bytes that are no message of a version we speak; keeps the bytes
 ├── TransportError        a KV transfer did not arrive whole; recompute
 ├── EngineError           a step failed
@@ -57,6 +58,10 @@ class FabricUnavailable(FabricError):
     """The message server cannot be reached or is loading."""
 
     retryable = True
+
+
+class NotDurable(FabricUnavailable):
+    """The write has taken effect, and a crash could still undo it: nobody may be told; repeat it."""
 
 
 class DecodeError(FabricError):

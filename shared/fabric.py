@@ -208,6 +208,10 @@ class Fabric(Protocol):
 
     async def record(self, request_id: RequestId) -> Record | None: ...
 
+    async def server_life(self) -> str:
+        """Another after a restart, or where another server has taken its place: what was believed may not be so. Empty: cannot be told."""
+        ...
+
     # -- streams
     async def read_submissions(self, after: str, *, count: int = 100, block_ms: int = 0) -> tuple[tuple[str, Submission], ...]:
         """Live requests in order of acceptance: a closed one is no longer in the stream."""

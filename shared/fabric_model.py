@@ -6,14 +6,12 @@ nothing runs beside it. Leases count on the clock's wall time, as a server's exp
 
 from __future__ import annotations
 
-import copy
-from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from dataclasses import replace
 
 from shared.clock import Clock
 from shared.fabric import Bound, FenceAnswer, LoadedLog, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.fabric_state import Append, Held, Log, Member, State, Stream
 from shared.line import Line, Load
 from shared.messages import (
     Assign,
@@ -23,7 +21,6 @@ from shared.messages import (
     Job,
     ListenerChange,
     LogEnd,
-    LogEntry,
     LogTokens,
     PoolEvent,
     Report,
@@ -32,103 +29,10 @@ from shared.messages import (
     WorkerInfo,
 )
 from shared.request import TERMINAL, advance
-from shared.types import NO_GATEWAY, GatewayId, JobSeq, Phase, RequestId, WorkerRef
-
-M = TypeVar("M")
-EntryId = tuple[int, int]
+from shared.types import NO_GATEWAY, GatewayId, Phase, RequestId, WorkerRef
 
 REMEMBERED_JOBS = 64
 """A head start that is ordered again is known by its number among so many last jobs of its worker."""
-
-
-def _parse(entry_id: str) -> EntryId:
-    ms, _, number = entry_id.partition("-")
-    return int(ms), int(number or 0)
-
-
-@dataclass
-class _Stream(Generic[M]):
-    """Entries in order under `<wall ms>-<number>`, as a server names them: ids grow even after a lost tail."""
-
-    ids: list[EntryId] = field(default_factory=list)
-    items: list[M] = field(default_factory=list)
-    last: EntryId = (0, 0)
-    """Of the newest entry there ever was: ids grow although entries go and clocks step back."""
-
-    def add(self, item: M, wall_ms: int) -> EntryId:
-        self.last = (wall_ms, 0) if wall_ms > self.last[0] else (self.last[0], self.last[1] + 1)
-        self.ids.append(self.last)
-        self.items.append(item)
-        return self.last
-
-    def read(self, after: str, count: int) -> tuple[tuple[str, M], ...]:
-        first = bisect_right(self.ids, _parse(after))
-        pairs = zip(self.ids[first : first + count], self.items[first : first + count], strict=True)
-        return tuple((f"{ms}-{number}", item) for (ms, number), item in pairs)
-
-    def remove(self, entry_id: EntryId) -> None:
-        at = bisect_right(self.ids, entry_id) - 1
-        if at >= 0 and self.ids[at] == entry_id:
-            del self.ids[at], self.items[at]
-
-    def clear(self) -> None:
-        self.ids.clear()
-        self.items.clear()
-
-
-Append = tuple[int, tuple[LogTokens, ...], LogEnd | None]
-
-
-@dataclass
-class _Log:
-    head: LogHead
-    fence: int
-    entries: _Stream[LogEntry] = field(default_factory=_Stream)
-    next_index: dict[int, int] = field(default_factory=dict)
-    ended: Phase | None = None
-    last: Append | None = None
-
-
-@dataclass
-class _Held:
-    """A record, and what the pool keeps with it."""
-
-    record: Record
-    entry_id: EntryId
-    seq: JobSeq | None = None
-
-
-@dataclass
-class _Member:
-    info: WorkerInfo
-    ttl_s: float
-    until_ms: float
-
-
-@dataclass
-class _Lease:
-    epoch: int = 0
-    candidate: str = ""
-    until_ms: float = 0.0
-
-
-@dataclass
-class _State:
-    """Everything the server would write to its disk."""
-
-    logs: dict[RequestId, _Log] = field(default_factory=dict)
-    held: dict[RequestId, _Held] = field(default_factory=dict)
-    keys: dict[str, tuple[str, RequestId]] = field(default_factory=dict)
-    submissions: _Stream[Submission] = field(default_factory=_Stream)
-    events: _Stream[PoolEvent] = field(default_factory=_Stream)
-    jobs: dict[WorkerRef, _Stream[Job]] = field(default_factory=dict)
-    control: dict[WorkerRef, _Stream[Control]] = field(default_factory=dict)
-    members: dict[WorkerRef, _Member] = field(default_factory=dict)
-    stories: dict[RequestId, list[StoryLine]] = field(default_factory=dict)
-    lease: _Lease = field(default_factory=_Lease)
-    load: Load = field(default_factory=Load)
-    promised: dict[str, float] = field(default_factory=dict)
-    reserved_bytes: int = 0
 
 
 MAX_WAITING = 10_000
@@ -154,14 +58,15 @@ class FabricModel:
         self._memory_bytes = memory_bytes
         self._max_predicted_wait_s = max_predicted_wait_s
         self._watch = watch or (lambda stream, key: None)
-        self._state = _State()
-        self._snapshots: list[tuple[float, _State]] = []
+        self._state = State()
+        self._snapshots: list[tuple[float, State]] = []
+        self._losses = 0
 
     # -- a server that restarts
 
     def snapshot(self) -> None:
         """Remembers the present state, as a server that writes its disk now and then."""
-        self._snapshots.append((self._clock.monotonic(), copy.deepcopy(self._state)))
+        self._snapshots.append((self._clock.monotonic(), self._state.copy()))
 
     def restore(self, window_s: float) -> None:
         """Restarts from the newest snapshot that is at least `window_s` old; a window of 0 loses nothing."""
@@ -169,12 +74,20 @@ class FabricModel:
             return
         limit = self._clock.monotonic() - window_s
         old_enough = [state for taken, state in self._snapshots if taken <= limit]
-        self._state = copy.deepcopy(old_enough[-1]) if old_enough else _State()
+        self._state = old_enough[-1].copy() if old_enough else State()
+
+    def return_to_snapshot(self) -> None:
+        """Loses all that was written since the newest snapshot; without one, everything."""
+        self._state = self._snapshots[-1][1].copy() if self._snapshots else State()
+        self._losses += 1
+
+    def server_life(self) -> str:
+        return f"life {self._losses}"
 
     # -- submission
 
     def create_log(self, head: LogHead) -> None:
-        self._state.logs.setdefault(head.spec.request_id, _Log(head, head.fence))
+        self._state.logs.setdefault(head.spec.request_id, Log(head, head.fence))
 
     def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "", retry_key: str = "") -> SubmitAnswer:
         refusal = self._known(submission, idempotency_key, body_digest) or self._no_room(submission, retry_key)
@@ -185,7 +98,7 @@ class FabricModel:
             self._state.keys[idempotency_key] = (body_digest, request_id)
         record = Record(request_id, Phase.QUEUED, 1, None, False, 0, submission, submission.gateway, submission.num_prompt)
         entry_id = self._state.submissions.add(submission, self._clock.wall_ms())
-        self._state.held[request_id] = _Held(record, entry_id)
+        self._state.held[request_id] = Held(record, entry_id)
         self._state.reserved_bytes += reserved_bytes(submission)
         self._watch("submit", "")
         return SubmitAnswer(SubmitStatus.ACCEPTED, request_id)
@@ -257,7 +170,7 @@ class FabricModel:
         self._watch("log", request_id)
         return WriteStatus.DONE
 
-    def _refuse_append(self, log: _Log, attempt: int, tokens: tuple[LogTokens, ...], end: LogEnd | None) -> WriteStatus | None:
+    def _refuse_append(self, log: Log, attempt: int, tokens: tuple[LogTokens, ...], end: LogEnd | None) -> WriteStatus | None:
         """None if it may be written. A repeat is known by what it says, whenever its writer said it (`at_ms` apart)."""
         if attempt != log.fence:
             return WriteStatus.SUPERSEDED
@@ -270,6 +183,8 @@ class FabricModel:
             if entry.index != coming.get(entry.choice, 0):
                 return WriteStatus.GAP
             coming[entry.choice] = entry.index + len(entry.token_ids)
+        if end is not None and any(coming.get(choice, 0) != tokens for choice, tokens in enumerate(end.counts)):
+            return WriteStatus.GAP
         return None
 
     def read_log(self, request_id: RequestId, after: str = "0-0", count: int = 0) -> tuple[LoggedEntry, ...]:
@@ -336,7 +251,7 @@ class FabricModel:
         return WriteStatus.DONE
 
     def _add_job(self, worker: WorkerRef, job: Job) -> None:
-        self._state.jobs.setdefault(worker, _Stream()).add(job, self._clock.wall_ms())
+        self._state.jobs.setdefault(worker, Stream()).add(job, self._clock.wall_ms())
         self._watch("jobs", str(worker))
 
     def command(self, epoch: int, worker: WorkerRef, message: Control) -> WriteStatus:
@@ -384,7 +299,9 @@ class FabricModel:
             return WriteStatus.DONE if record.phase is phase else WriteStatus.ENDED
         if attempt < record.attempt:
             return WriteStatus.SUPERSEDED
-        held.record = replace(record, phase=advance(record.phase, phase, record), attempt=attempt, owner=None)
+        # A record that went back to QUEUED with a server's last writes ends all the same once its log has.
+        after = phase if self._losses else advance(record.phase, phase, record)
+        held.record = replace(record, phase=after, attempt=attempt, owner=None)
         self._state.submissions.remove(held.entry_id)
         self._state.reserved_bytes -= reserved_bytes(record.submission)
         return WriteStatus.DONE
@@ -414,13 +331,13 @@ class FabricModel:
         return stream.read(after, count) if stream else ()
 
     def tell_worker(self, worker: WorkerRef, message: Control) -> None:
-        self._state.control.setdefault(worker, _Stream()).add(message, self._clock.wall_ms())
+        self._state.control.setdefault(worker, Stream()).add(message, self._clock.wall_ms())
         self._watch("control", str(worker))
 
     # -- membership and explanations
 
     def join(self, info: WorkerInfo, ttl_s: float) -> None:
-        self._state.members[info.ref] = _Member(info, ttl_s, self._clock.wall_ms() + 1000 * ttl_s)
+        self._state.members[info.ref] = Member(info, ttl_s, self._clock.wall_ms() + 1000 * ttl_s)
 
     def leave(self, worker: WorkerRef) -> None:
         """Its streams are emptied. They keep their place: should it live after all, it reads on behind where it was."""

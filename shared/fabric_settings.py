@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.durability import NOT_WAITING, Durability
 from shared.messages import Submission
 
 _MIB = 1024 * 1024
@@ -49,8 +50,10 @@ class FabricSettings:
     worker_stream_max: int = 4096
     story_max: int = 256
 
-    durable: bool = False
-    """Refuse a server that could lose an acknowledged write in a crash: exactly once then holds across its loss, too."""
+    durability: Durability = NOT_WAITING
+    """What must have happened to a write before a request is accepted or a token visible; a server that cannot is refused."""
+    durable_wait_s: float = 3.0
+    """How long a server may take for it, where it is asked by WAIT or WAITAOF; below `command_timeout_s`."""
 
     command_timeout_s: float = 5.0
     """How long an answer of the server may take; blocking reads have that much beyond their time."""

@@ -39,6 +39,8 @@ class KeyRow:
         return re.fullmatch("(.+)".join(map(re.escape, pieces)), key, re.DOTALL) is not None
 
 
+MARK_KEY = "hs:{mark}:mark"
+"""Written behind a group of writes that is to be durable: all pools' own."""
 CELERY_PREFIX = "hs:{celery}:"
 """Of every key that Celery makes on its broker."""
 ANY_KIND = "several"
@@ -144,6 +146,7 @@ TABLE: tuple[KeyRow, ...] = (
         "answers after a minute; empty queues vanish; bindings never",
         permanent=True,
     ),
+    KeyRow(MARK_KEY, "string", "nothing: WAIT and WAITAOF stand behind it", "whoever waits for durability", "nobody", "a minute"),
     KeyRow("hs:{<pool>}:wake", "channel", "hint: logs that grew, and by what", "worker", "gateway", "-"),
 )
 

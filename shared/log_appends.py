@@ -43,12 +43,17 @@ class Written:
 def encoded_append(append: Append) -> EncodedAppend:
     request_id, attempt, tokens, end = append
     entries = [encode(entry) for entry in tokens]
-    args: list[Arg] = [attempt, digest_of(append), end.phase.value if end else "", encode(end) if end else b"", len(tokens)]
+    args: list[Arg] = [attempt, digest_of(append), _ending(end), encode(end) if end else b"", len(tokens)]
     for entry, raw in zip(tokens, entries, strict=True):
         args += (entry.choice, entry.index, len(entry.token_ids), raw)
     if end:
         entries.append(encode(end))
     return EncodedAppend(request_id, args, entries)
+
+
+def _ending(end: LogEnd | None) -> str:
+    """The phase, and behind it the counts of the choices."""
+    return " ".join((end.phase.value, *map(str, end.counts))) if end else ""
 
 
 def append_call(keys: Keys, appends: Sequence[EncodedAppend], ttls: tuple[int, int]) -> Call:

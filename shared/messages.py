@@ -310,6 +310,8 @@ class LogEnd:
     error: str = ""
     code: str = ""
     at_ms: int = 0
+    counts: tuple[int, ...] = ()
+    """Tokens of each choice, as who finished them knows it: a log that has others is told so. Empty: nobody says."""
 
 
 # --- agents ------------------------------------------------------------------------------------------------------

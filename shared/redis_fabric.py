@@ -41,6 +41,9 @@ class RedisFabric(RedisPlacement):
     def __repr__(self) -> str:
         return f"<RedisFabric {self.keys.pool} {self.connection!r}>"
 
+    async def server_life(self) -> str:
+        return await self.connection.server_life()
+
     async def tell_scheduler(self, event: PoolEvent) -> None:
         if isinstance(event, Report):
             await self._report(event)

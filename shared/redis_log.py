@@ -89,6 +89,8 @@ class RedisLog(RedisBase):
         most = ("COUNT", count) if count else ()
         stream = self.keys.log(request_id).entries
         found = entries_of(await self.connection.command("XREAD", *most, "STREAMS", stream, after))
+        if found:
+            await self.connection.until_durable()
         return _logged(found.get(stream, []))
 
     async def read_logs(self, after: Mapping[RequestId, str]) -> dict[RequestId, tuple[LoggedEntry, ...]]:
@@ -99,6 +101,9 @@ class RedisLog(RedisBase):
             shards.setdefault(keys.shard, {})[keys.entries] = request_id
         reads = [("XREAD", "STREAMS", *streams, *(after[request_id] for request_id in streams.values())) for streams in shards.values()]
         answers = await self._read_shards(reads)
+        if any(answers):
+            # Its writer may still be waiting to hear that they are safe.
+            await self.connection.until_durable()
         names = dict(chain.from_iterable(streams.items() for streams in shards.values()))
         return {names[stream]: _logged(entries) for answer in answers for stream, entries in entries_of(answer).items()}
 

@@ -17,6 +17,8 @@ class Script:
     text: bytes
     sha: str
     repeatable: bool
+    durable: bool
+    """Somebody is told of its effect: in a mode that waits, only once a crash could not undo it."""
 
     def __call__(self, keys: list[str], *args: Arg) -> Call:
         return Call(self, keys, args)
@@ -41,18 +43,18 @@ class Call:
         return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.args)
 
 
-def load(name: str, *, repeatable: bool = True) -> Script:
+def load(name: str, *, repeatable: bool = True, durable: bool = False) -> Script:
     text = files("shared").joinpath("lua", f"{name}.lua").read_bytes()
-    return Script(name, text, sha1(text, usedforsecurity=False).hexdigest(), repeatable)
+    return Script(name, text, sha1(text, usedforsecurity=False).hexdigest(), repeatable, durable)
 
 
-CREATE_LOG = load("create_log")
-APPEND = load("append")
+CREATE_LOG = load("create_log", durable=True)
+APPEND = load("append", durable=True)
 RAISE_FENCE = load("raise_fence")
 TELL_STORY = load("tell_story")
 
-SUBMIT = load("submit")
-CANCEL = load("cancel")
+SUBMIT = load("submit", durable=True)
+CANCEL = load("cancel", durable=True)
 SET_LISTENER = load("set_listener", repeatable=False)
 CLOSE = load("close")
 RATE = load("rate", repeatable=False)
@@ -72,3 +74,5 @@ JOIN = load("join")
 LEAVE = load("leave")
 MEMBERS = load("members")
 LEASE_AGENT = load("lease_agent")
+
+MARK = load("mark")

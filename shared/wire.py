@@ -68,6 +68,10 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
             raise
 
+    def abort(self) -> None:
+        """Cut at once: the next command opens another."""
+        self._transport.abort()
+
     async def close(self) -> None:
         self._transport.close()
         await self._closed

@@ -58,7 +58,10 @@ class Wires:
         wire = self._wires.get(node)
         if wire is None or not wire.is_open:
             wire = await self._open(node)
-        return await wire.run(commands, self._timeout_s)
+        answers = await wire.run(commands, self._timeout_s)
+        if any(isinstance(answer, foreign.ReadOnlyError) for answer in answers):
+            wire.abort()  # It was the primary once: whoever is asked next may know of another.
+        return answers
 
     async def _open(self, node: str) -> Wire:
         async with self._opening:

@@ -39,6 +39,8 @@ class _Output:
     attempt: int
     texts: dict[int, SafeText]
     """Of the choices that have not ended."""
+    counts: list[int]
+    """Tokens of each choice, written down or delivered before."""
     waiting: list[LogTokens] = field(default_factory=list)
     end: LogEnd | None = None
     sent: Append | None = None
@@ -63,7 +65,7 @@ class OutputBook:
     def handle(self, command: OutputCommand) -> None:
         match command:
             case OpenOutput():
-                self._outputs[command.spec.request_id] = _Output(command.attempt, self._replay_all(command))
+                self._outputs[command.spec.request_id] = _Output(command.attempt, *self._replay_all(command))
             case Emit():
                 self._emit(command)
             case EndRequest():
@@ -116,9 +118,10 @@ class OutputBook:
         output = self._outputs.get(request_id)
         return output if output and output.attempt == attempt else None
 
-    def _replay_all(self, command: OpenOutput) -> dict[int, SafeText]:
+    def _replay_all(self, command: OpenOutput) -> tuple[dict[int, SafeText], list[int]]:
         delivered = [*command.delivered, *[Delivered()] * (command.spec.sampling.n - len(command.delivered))]
-        return {choice: self._replay(command.spec, known) for choice, known in enumerate(delivered) if not known.finish}
+        texts = {choice: self._replay(command.spec, known) for choice, known in enumerate(delivered) if not known.finish}
+        return texts, [len(known.token_ids) for known in delivered]
 
     def _replay(self, spec: RequestSpec, known: Delivered) -> SafeText:
         text = SafeText(self._detokenizer.open(spec.prompt), spec.sampling.stop)
@@ -150,9 +153,10 @@ class OutputBook:
             emit.choice, emit.index, emit.token_ids[:count], text, emit.logprobs[:count], finish, now, top, emit.cached_tokens
         )
         output.waiting.append(entry)
+        output.counts[emit.choice] = emit.index + count
         if finish is not None:
             del output.texts[emit.choice]
-            output.end = None if output.texts else LogEnd(Phase.FINISHED, at_ms=now)
+            output.end = None if output.texts else LogEnd(Phase.FINISHED, at_ms=now, counts=tuple(output.counts))
 
 
 class LogWriter(Protocol):

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from shared import logs
 from shared.clock import SystemClock
+from shared.durability import NOT_WAITING, Durability
 from shared.errors import ConfigError, ModelRefused
+from shared.fabric_settings import FabricSettings
 from shared.messages import WorkerInfo
 from shared.metrics import NO_DOOR, MetricsDoor, shown
 from shared.processes import on_stop_signals
@@ -80,6 +82,7 @@ class WorkerProcessSettings:
     """What tickets for pulls are made with; empty: the message server's password."""
     profile: Path | None = None
     """A profile's file, to be believed without measuring."""
+    durability: Durability = NOT_WAITING
     fake_kv_bytes: int = BYTES_PER_TOKEN
     """KV bytes of one token of the engine without a model, rounded to what it can make."""
 
@@ -112,7 +115,8 @@ async def serve(settings: WorkerProcessSettings) -> None:
     ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), new_incarnation())
     logs.bind(worker=str(ref))
     engine = build_engine(settings)
-    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
+    how = FabricSettings(durability=settings.durability)
+    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool), how)
     profile = await profile_of(settings, engine, fabric)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     tickets = Tickets.of_pool(settings.pool, settings.pool_secret, settings.redis_url)
@@ -122,7 +126,7 @@ async def serve(settings: WorkerProcessSettings) -> None:
     loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
 
     async def open_writer() -> LogWriter:
-        return CountingWriter(await RedisFabric.connect(settings.redis_url, PoolId(settings.pool)), metrics)
+        return CountingWriter(await RedisFabric.connect(settings.redis_url, PoolId(settings.pool), how), metrics)
 
     loop.attach(
         EngineThread(engine, loop.from_thread),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from scheduler.simulation.process import Process, Reader
 from scheduler.simulation.steps import Step
-from shared.fabric import LogHead, SubmitAnswer, SubmitStatus
-from shared.messages import GatewayBeat, LogEnd, LogEntry, Submission
+from shared.fabric import LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus
+from shared.log_check import Loss, loss_of
+from shared.messages import GatewayBeat, LogEnd, LogEntry, LogTokens, Submission
 from shared.types import GatewayId, RequestId, RequestSpec
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 BEAT_S = 1.0
 RETRY_S = 0.3
+VERIFY_S = 0.4
+"""After the server came back without its last writes, and then again and again: what it still has of a followed log is looked at."""
 ATTEMPTS = 12
 """Tries of a write to a server that does not answer, before the client is told so."""
 
@@ -50,6 +53,10 @@ class Client:
     shown: list[LogEntry] = field(default_factory=list)
     position: str = "0-0"
     ended: bool = False
+    lost: Loss | None = None
+    """Its stream was ended by this error."""
+    indexes: dict[int, int] = field(default_factory=dict)
+    """The next token of each choice."""
     alone_since: float | None = None
     longest_alone_s: float = 0.0
     tries: int = 0
@@ -60,7 +67,7 @@ class Client:
 
     @property
     def settled(self) -> bool:
-        return self.gone or self.ended
+        return self.gone or self.ended or self.lost is not None
 
     def arrive(self) -> None:
         self._submit()
@@ -127,10 +134,30 @@ class Client:
             self.gone = True
 
     def show(self, entry_id: str, entry: LogEntry) -> None:
+        if self.world.server.losses and not self._may_go_on(entry):
+            return
+        self._count(entry)
         after, self.position = self.position, entry_id
         self.shown.append(entry)
         self.ended = self.ended or isinstance(entry, LogEnd)
         self.world.oracle.shown(self, after, entry_id, entry)
+
+    def _may_go_on(self, entry: LogEntry) -> bool:
+        """As a gateway asks it: a stream that has ended hears no more, and an entry that does not continue what was told ends it."""
+        if isinstance(entry, LogTokens) and entry.index != self.indexes.get(entry.choice, 0):
+            self.lose(Loss.SHORTENED)
+        return not self.ended and self.lost is None
+
+    def _count(self, entry: LogEntry) -> None:
+        if isinstance(entry, LogTokens):
+            self.indexes[entry.choice] = entry.index + len(entry.token_ids)
+
+    def lose(self, loss: Loss) -> None:
+        """The stream ends with an error that says so: what was delivered is in no log any more."""
+        if not self.settled:
+            self.world.tell(f"client of {self.request_id}", "has its stream ended:", loss)
+            self.world.oracle.stream_lost(self, loss)
+            self.lost = loss
 
     def is_alone(self) -> None:
         if self.alone_since is None:
@@ -207,6 +234,27 @@ class GatewayShell(Process):
         self.write(step, effect, answered, failed)
 
     # -- following
+
+    def verify(self) -> None:
+        """Of a server that came back without its last writes, every followed log is looked at."""
+        self.after(VERIFY_S, self.verify)
+        for client in list(self._clients.values()):
+            if client.accepted and not client.settled:
+                self._verify(client)
+
+    def _verify(self, client: Client) -> None:
+        fabric, request_id = self.world.fabric, client.request_id
+        count, position = len(client.shown), client.position
+
+        def judged(loss: Loss | None) -> None:
+            if loss is not None and count == len(client.shown):
+                client.lose(loss)
+
+        def found(record: Record | None, entries: tuple[LoggedEntry, ...]) -> None:
+            judged(loss_of(entries, count, position, record))
+
+        # The record first, as the gateway does; nothing comes between the two here.
+        self.ask(lambda: (fabric.record(request_id), fabric.read_log(request_id)), lambda answer: found(*answer))
 
     def follow(self, client: Client) -> None:
         """From the last entry the client was shown."""

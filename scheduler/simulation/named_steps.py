@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scheduler.simulation.steps import POINTS, Fault, Point, Step
+from scheduler.simulation.steps import LOSSES, POINTS, Fault, Point, Step
 
 _STEPS: dict[str, tuple[Step, ...]] = {
     "header written": (Step.WRITE_CREATE_LOG,),
@@ -61,6 +61,7 @@ _POINTS: dict[str, tuple[Point, ...]] = {
         (Step.TRANSFER, Fault.TRUNCATED),
         (Step.TRANSFER, Fault.CORRUPTED),
     ),
+    "server's last writes lost": LOSSES,
     "server's clock stepped": ((Step.CLOCK, Fault.FORWARD), (Step.CLOCK, Fault.BACK)),
     "server's clock stepped by an hour": ((Step.CLOCK, Fault.HOUR_FORWARD), (Step.CLOCK, Fault.HOUR_BACK)),
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from scheduler.simulation.answer import Answer, expected_answers
 from shared.fabric import FenceAnswer, Record, WriteStatus
+from shared.log_check import Loss
 from shared.messages import LogEnd, LogEntry, LogTokens, Report
 from shared.request import TERMINAL
 from shared.types import BlockId, Phase, RequestId, SamplingParams
@@ -63,6 +64,34 @@ class Oracle:
         """The attempts that wrote tokens of each choice."""
         self._writers: dict[tuple[str, BlockId], str] = {}
         """Whose prompt each block was filled with."""
+        self.losses: Counter[str] = Counter()
+        """What a server in default mode took with it: streams that ended by a named error, requests that it no longer knew."""
+
+    # -- a server that lost its last writes: what was promised under them is void, what was delivered is not
+
+    @property
+    def _is_void(self) -> bool:
+        return self._world.server.losses > 0
+
+    @property
+    def _may_lose(self) -> bool:
+        """Even what somebody was told."""
+        return self._is_void and not self._world.schedule.scenario.waits
+
+    def tail_lost(self) -> None:
+        fabric = self._world.fabric
+        self._owners.clear()
+        self._fences = {name: head.fence for name in self._fences if (head := fabric.head(name)) is not None}
+        self.crashes += 1
+        known = {record.request_id for record in fabric.records()}
+        unknown = [client.request_id for client in self._world.clients if client.accepted and client.request_id not in known]
+        self._must(not unknown or self._may_lose, f"the server lost requests that it had accepted: {unknown}")
+        self.losses["requests unknown"] += len(unknown)
+
+    def stream_lost(self, client: Client, loss: Loss) -> None:
+        """Only of a log that no longer says what was shown."""
+        self._must(self._may_lose, f"{client.request_id}: its stream was ended by {loss}, and the server had lost nothing of it")
+        self.losses[f"streams ended by {loss}"] += 1
 
     # -- after every event
 
@@ -137,13 +166,15 @@ class Oracle:
         fence = self._fences.get(request_id, 1)
         if not refused and attempt < fence:
             self._fail(f"{who.name} wrote to {request_id} under attempt {attempt}, below its fence {fence}")
-        if status is WriteStatus.GAP:
+        if status is WriteStatus.GAP and not self._is_void:
             self._fail(f"{who.name} left a gap in {request_id}, of which it is the lawful owner: {append}")
         for entry in tokens if status is WriteStatus.DONE else ():
             self._writers_of.setdefault((request_id, entry.choice), set()).add(attempt)
 
     def shown(self, client: Client, after: str, entry_id: str, entry: LogEntry) -> None:
         """Nothing is shown that is not in the log, as it is in the log, and in its order."""
+        if self._may_lose:
+            return  # What was under way from before the loss is shown; the end is judged.
         logged = self._world.fabric.read_log(client.request_id, after, 1)
         if not logged:
             self._fail(f"{client.request_id} was shown what is not in its log: {entry}")
@@ -179,6 +210,8 @@ class Oracle:
         self._must(not self._world.fabric.read_submissions("0-0"), "a closed request is still in the submit stream")
         for client in self._world.clients:
             self._client_ended_well(client)
+            if self._may_lose:
+                self._not_contradicted(client)
         for shell in self._world.workers:
             if shell.alive:
                 self._check(f"{shell.name} check()", shell.core.check)
@@ -189,6 +222,10 @@ class Oracle:
         request_id = record.request_id
         entries = [line.entry for line in self._world.fabric.read_log(request_id)]
         self._must(record.phase in TERMINAL, f"{request_id} is stuck: {record}")
+        if self._may_lose and self._world.fabric.head(request_id) is None:
+            self._must(record.phase is not Phase.FINISHED, f"{request_id} has no log and is said to be finished")
+            self.losses["requests that failed, their prompt lost"] += 1
+            return
         ends = [entry for entry in entries if isinstance(entry, LogEnd)]
         self._must(len(ends) == 1 and entries[-1] is ends[0], f"{request_id}: its log must have one end, at the end: {entries}")
         self._must(ends[0].phase is record.phase, f"{request_id}: its log ended {ends[0]}, its record {record.phase}")
@@ -274,9 +311,20 @@ class Oracle:
 
     def _client_ended_well(self, client: Client) -> None:
         self._must(client.settled, f"the client of {client.request_id} waits for ever: accepted {client.accepted}, shown {client.shown}")
-        if client.cancel_asked or client.gone:
+        if client.cancel_asked or client.gone or client.lost:
             return
         self._must(client.accepted, f"{client.request_id} was never answered")
+
+    def _not_contradicted(self, client: Client) -> None:
+        """Whatever became of the log: what was shown is of the right answer, complete from its start and in order."""
+        finished = any(isinstance(entry, LogEnd) and entry.phase is Phase.FINISHED for entry in client.shown)
+        for choice, answer in enumerate(expected_answers(client.spec)):
+            shown = [entry for entry in client.shown if isinstance(entry, LogTokens) and entry.choice == choice]
+            ids = tuple(token for entry in shown for token in entry.token_ids)
+            right = answer.token_ids if finished else answer.token_ids[: len(ids)]
+            self._must(ids == right, f"{client.request_id}/{choice}: shown {ids}, right is {answer.token_ids}")
+            text = "".join(entry.text for entry in shown)
+            self._must(answer.text.startswith(text), f"{client.request_id}/{choice}: shown {text!r}, right is {answer.text!r}")
 
     # -- words
 

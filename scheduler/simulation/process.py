@@ -89,7 +89,7 @@ class Process:
     ) -> None:
         """One atomic step on the server: ends in `answered`, or in `failed` when no answer comes."""
         fault = self.world.plan.strike(step)
-        self.world.after(LATENCY_S, lambda: self._arrive(fault, effect, answered, failed))
+        self.world.after(LATENCY_S, lambda: self._arrive(step, fault, effect, answered, failed))
 
     def ask(self, effect: Callable[[], T], answered: Callable[[T], None], failed: Action = nothing) -> None:
         """A read: no step of the protocol, but the server can be away."""
@@ -102,11 +102,12 @@ class Process:
         else:
             self.after(ANSWER_TIMEOUT_S, failed)
 
-    def _arrive(self, fault: Fault | None, effect: Callable[[], T], answered: Callable[[T], None], failed: Action) -> None:
+    def _arrive(self, step: Step, fault: Fault | None, effect: Callable[[], T], answered: Callable[[T], None], failed: Action) -> None:
         if not self.world.server.meets_a_write() or fault is Fault.LOST_BEFORE:
             self.after(ANSWER_TIMEOUT_S, failed)
             return
         answer = effect()
+        self.world.server.took(step)
         if fault is Fault.LOST_AFTER:
             self.after(ANSWER_TIMEOUT_S, failed)
         else:

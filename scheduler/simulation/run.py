@@ -13,7 +13,7 @@ from functools import reduce
 from scheduler.simulation.build import Parts
 from scheduler.simulation.faults import make_schedule
 from scheduler.simulation.named_steps import hits, named_table
-from scheduler.simulation.steps import POINTS, Fault, Point, Step
+from scheduler.simulation.steps import LOSSES, POINTS, Fault, Point, Step
 from scheduler.simulation.world import World
 
 
@@ -39,6 +39,9 @@ class Tally:
     continued: Counter[str] = field(default_factory=Counter)
     """Choices that went on in mid-stream elsewhere, by what they asked for."""
 
+    losses: Counter[str] = field(default_factory=Counter)
+    """What servers in default mode lost."""
+
     def add(self, other: Tally) -> Tally:
         self.schedules += other.schedules
         self.met += other.met
@@ -47,11 +50,12 @@ class Tally:
         self.failures += other.failures
         self.cached_tokens += other.cached_tokens
         self.continued += other.continued
+        self.losses += other.losses
         return self
 
     @property
     def never_hit(self) -> list[Point]:
-        return [point for point in POINTS if not self.hit[point]]
+        return [point for point in (*POINTS, *LOSSES) if not self.hit[point]]
 
     @property
     def unnamed(self) -> list[str]:
@@ -69,11 +73,12 @@ class Tally:
         lines.append(
             f"{self.cached_tokens} tokens came from a cache; choices that went on in mid-stream: {dict(sorted(self.continued.items()))}"
         )
+        lines.append(f"where the server lost its last writes: {dict(sorted(self.losses.items())) or 'nothing that was told'}")
         return "\n".join(lines)
 
 
 def _faults(step: Step) -> list[Fault]:
-    return [fault for other, fault in POINTS if other is step]
+    return [fault for other, fault in (*POINTS, *LOSSES) if other is step]
 
 
 def run_seed(seed: int, parts: Parts | None = None) -> tuple[World, Failure | None]:
@@ -98,7 +103,9 @@ def run_seeds(seeds: Iterable[int], parts: Parts | None = None, *, stop_at_first
 
 def _tally_of(world: World, failure: Failure | None) -> Tally:
     plan, oracle = world.plan, world.oracle
-    return Tally(1, plan.met, plan.hit, oracle.outcomes, [failure] if failure else [], oracle.cached_tokens, oracle.continued())
+    return Tally(
+        1, plan.met, plan.hit, oracle.outcomes, [failure] if failure else [], oracle.cached_tokens, oracle.continued(), oracle.losses
+    )
 
 
 def run_together(seeds: Sequence[int], processes: int) -> Tally:

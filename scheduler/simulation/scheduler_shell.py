@@ -57,6 +57,8 @@ class SchedulerShell(Process):
         self._events: Reader[PoolEvent] | None = None
         self._submissions: Reader[Submission] | None = None
         self._reign = 0
+        self._losses = 0
+        """How often the server had lost its last writes when this reign began: a real one has another name after a restart."""
 
     def start(self) -> None:
         self._stand_by()
@@ -71,6 +73,7 @@ class SchedulerShell(Process):
     def _begin(self, epoch: int) -> None:
         self.epoch = epoch
         self._reign += 1
+        self._losses = self.world.server.losses
         self.tell("leads under epoch", epoch)
         self.world.oracle.elected(self, epoch)
         self.moment(Step.SCHEDULER_ELECTED, self._rebuild)
@@ -152,8 +155,9 @@ class SchedulerShell(Process):
         self.after(RENEW_S, self._stand_by)
 
     def back(self) -> None:
-        """The server is there again after it was away."""
-        self.after(2 * LATENCY_S, self._in_reign(lambda: self.feed(Reconnected())))
+        """The server is there again after it was away; perhaps it has forgotten what this leader believes."""
+        lost = self.world.server.losses > self._losses
+        self.after(2 * LATENCY_S, self._in_reign(self._depose if lost else lambda: self.feed(Reconnected())))
 
     # -- events in
 

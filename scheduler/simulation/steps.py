@@ -40,6 +40,7 @@ class Fault(StrEnum):
     STALLED = "stalled"
     AWAY = "away"
     RESTARTED = "restarted"
+    TAIL_LOST = "restarted without its last writes"
     TRUNCATED = "truncated"
     CORRUPTED = "corrupted"
     LATE_WRITE = "late write"
@@ -147,6 +148,9 @@ def faults_of(step: Step) -> tuple[Fault, ...]:
 
 
 POINTS: tuple[Point, ...] = tuple((step, fault) for step in Step for fault in faults_of(step))
+
+LOSSES: tuple[Point, ...] = ((Step.SERVER, Fault.TAIL_LOST),)
+"""What only a server in default mode does: no seed aims there, a share of all worlds, drawn apart, has it besides."""
 
 MESSAGE_STEPS: dict[type[Job | Control | PoolEvent], Step] = {
     Report: Step.MESSAGE_REPORT,

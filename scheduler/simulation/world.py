@@ -141,6 +141,8 @@ class World:
         shell = GatewayShell(self, GatewayId(f"gateway-{self.new_name()}"))
         self.gateways.append(shell)
         shell.start()
+        if self.server.losses:
+            shell.verify()
 
     def processes(self) -> list[Process]:
         return [*self.schedulers, *self.workers, *self.gateways]
@@ -191,5 +193,8 @@ class World:
                     (worker.jobs if stream == "jobs" else worker.control).wake()
 
     def server_is_back(self) -> None:
+        if self.server.losses:
+            for gateway in self.gateways:
+                gateway.verify()
         for scheduler in self.schedulers:
             scheduler.back()

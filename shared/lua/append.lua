@@ -2,14 +2,16 @@
 -- Appends tokens and perhaps the end to logs of one shard; to each log all of it or nothing. Memory for it was reserved at submission.
 -- KEYS    for each log: head, entries
 -- ARGV    1 live_ttl_s  2 retention_s
---         then for each log: attempt, digest of this append, phase of the end or '', end (bytes), number of LogTokens,
+--         then for each log: attempt, digest of this append, '' or phase of the end and, if its writer says so, tokens of each
+--         choice (with blanks between), end (bytes), number of LogTokens,
 --         and for each of these: choice, index, number of tokens, entry (bytes)
 -- ANSWER  for each log: missing | superseded | ended | gap | done, and behind a done that wrote something: the id of the entry
 --         before, and the new entries' ids, with blanks between
 local live_ms = tonumber(ARGV[1]) * 1000
 
 local function append(head_key, entries_key, at)
-  local attempt, digest, phase, ending, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local attempt, digest, ending, count = ARGV[at], ARGV[at + 1], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local phase, counts = string.match(ARGV[at + 2], '^(%S*)(.*)$')
   local first, last = at + 5, at + 1 + count * 4
   local first_choice = ARGV[first] or '0'
   local head = redis.call('HMGET', head_key, 'fence', 'ended', 'last', 'tip', 'renewed', 'next:' .. first_choice)
@@ -27,6 +29,14 @@ local function append(head_key, entries_key, at)
     end
     if tonumber(ARGV[i + 1]) ~= expected then return 'gap' end
     coming[choice] = expected + tonumber(ARGV[i + 2])
+  end
+
+  -- Of several choices one may lack what a server lost, while the others go on: that is no end.
+  local choice = 0
+  for tokens in string.gmatch(counts, '%d+') do
+    local has = coming[tostring(choice)] or tonumber(redis.call('HGET', head_key, 'next:' .. choice) or '0')
+    if has ~= tonumber(tokens) then return 'gap' end
+    choice = choice + 1
   end
 
   local answer, tip = {'done', head[4] or '0-0'}, nil

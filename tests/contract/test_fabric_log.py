@@ -65,6 +65,17 @@ async def test_what_is_not_next_is_a_gap(fabric: Fabric, entry: object) -> None:
     assert len(await fabric.read_log(R1)) == 2
 
 
+async def test_an_end_that_counts_tokens_the_log_does_not_have_is_none(fabric: Fabric) -> None:
+    """One of several choices lacks what a server lost; the others went on, and each of their indexes was the next."""
+    await fabric.create_log(head())
+    assert await fabric.append(R1, 1, (tokens(0, 10),)) is WriteStatus.DONE
+    last = tokens(0, 5, 6, choice=1, finish=FinishReason.LENGTH)
+    assert await fabric.append(R1, 1, (last,), replace(END, counts=(2, 2))) is WriteStatus.GAP
+    assert await fabric.append(R1, 1, (last,), replace(END, counts=(1, 2, 1))) is WriteStatus.GAP
+    assert await fabric.append(R1, 1, (last,), replace(END, counts=(1, 2))) is WriteStatus.DONE
+    assert [entry.entry for entry in await fabric.read_log(R1)] == [tokens(0, 10), last, replace(END, counts=(1, 2))]
+
+
 async def test_an_append_is_all_or_nothing(fabric: Fabric) -> None:
     await fabric.create_log(head())
     assert await fabric.append(R1, 1, (tokens(0, 1), tokens(2, 3)), END) is WriteStatus.GAP

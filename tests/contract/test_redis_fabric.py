@@ -10,6 +10,7 @@ import pytest
 from redis.crc import key_slot
 
 from shared.connection import open_connection
+from shared.durability import Durability
 from shared.errors import ConfigError, DecodeError, FabricError, FabricUnavailable, Refused
 from shared.fabric import Grown, SubmitStatus, WriteStatus
 from shared.fabric_settings import FabricSettings
@@ -294,7 +295,7 @@ async def test_a_server_that_would_forget_keys_is_refused() -> None:
 
 
 async def test_durable_mode_wants_a_server_that_keeps_every_write(valkey_url: str) -> None:
-    durable = FabricSettings(durable=True)
+    durable = FabricSettings(durability=Durability.parse("fsync"))
     with pytest.raises(ConfigError, match="appendfsync always"):
         await connect(valkey_url, settings=durable)
     with EmbeddedServer(durable=True) as server:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.connection import open_connection, plain_url
+from shared.addresses import plain_url
+from shared.connection import open_connection
 from shared.errors import ConfigError, FabricUnavailable
 from shared.redis_fabric import RedisFabric
 from shared.server import EmbeddedServer, free_port

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from shared.addresses import addresses_of
 from shared.errors import BadRequest, ConfigError
 from workers.agent.backoff import BackOffSettings
 
@@ -95,11 +96,13 @@ def _seconds(value: object) -> float:
 def broker_url(redis_url: str, celery_url: str) -> str:
     """The broker's address as Celery writes it: `HEADSTART_CELERY_URL`, else the message server's own.
 
-    Raises `ConfigError` for a cluster, which Celery's transport does not speak to.
+    Raises `ConfigError` for a cluster, which Celery's transport does not speak to, and for a list of addresses.
     """
     url = celery_url or redis_url
     if urlsplit(url).scheme.endswith("+cluster"):
         raise cluster_refused()
+    if len(addresses_of(url)) > 1:
+        raise ConfigError("HEADSTART_CELERY_URL is needed: Celery does not ask several addresses for the primary; give it one server")
     if not url.startswith("unix://"):
         return url
     parts = urlsplit(url)

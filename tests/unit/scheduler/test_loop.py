@@ -13,7 +13,7 @@ from shared.clock import ManualClock
 from shared.fabric import Fabric, LogHead
 from shared.messages import Submission
 from shared.processes import cancel_all
-from shared.types import RequestId, RequestSpec, SamplingParams
+from shared.types import Phase, RequestId, RequestSpec, SamplingParams
 from tests.support.model_fabric import ModelFabric
 from tests.support.waiting import eventually
 
@@ -76,3 +76,27 @@ async def test_the_lease_is_kept_while_a_long_backlog_is_read() -> None:
     await cancel_all([running])
     assert set(fabric.epochs) == {fabric.epochs[0]}
     assert fabric.records == BACKLOG
+
+
+async def test_a_leader_asks_a_server_that_was_restarted_for_everything() -> None:
+    """What it believed may have been in the writes that were lost: here, that the only request had ended."""
+    fabric = SlowFabric(ManualClock(1000.0))
+    waiting(fabric, 1)
+    fabric.model.snapshot()
+    settings = LoopSettings("only", lease_s=60.0, renew_s=0.01, tick_s=0.01, retry_s=0.01)
+    loop = SchedulerLoop(SchedulerCore(SchedulerSettings()), cast(Fabric, fabric), fabric.clock, settings)
+    running = asyncio.create_task(loop.run())
+    await eventually(lambda: _is(fabric.records == 1))
+    fabric.down = True
+    asked = len(fabric.calls)
+    await eventually(lambda: _is(len(fabric.calls) > asked + 3))
+    fabric.model.close(RequestId("request-0"), 1, Phase.CANCELLED)
+    fabric.model.return_to_snapshot()
+    fabric.down = False
+    await eventually(lambda: _is(fabric.records == 2))
+    assert loop.core.leads
+    await cancel_all([running])
+
+
+async def _is(condition: bool) -> bool:
+    return condition

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.keys import CELERY_PREFIX, LOG_SHARDS, TABLE, Keys, log_shard, markdown, row_of
+from shared.keys import CELERY_PREFIX, LOG_SHARDS, MARK_KEY, TABLE, Keys, log_shard, markdown, row_of
 from shared.types import PoolId, RequestId, WorkerId, WorkerRef
 
 KEYS = Keys(PoolId("p"))
@@ -43,6 +43,7 @@ def every_key() -> list[str]:
         *of_pool,
         *of_worker,
         CELERY_PREFIX + "queue",
+        MARK_KEY,
         KEYS.request(RequestId("r:{x}")),
         KEYS.idempotency("k" * 999),
         KEYS.rate("everybody"),
@@ -70,7 +71,7 @@ def test_only_the_epoch_and_the_bindings_of_celery_are_for_ever() -> None:
 
 def test_a_pool_has_one_tag_and_a_log_the_tag_of_its_shard() -> None:
     shard = log_shard(RequestId("r:{x}"))
-    assert {tag_of(key) for key in every_key()} == {"p", f"p:l{shard}", "celery"}
+    assert {tag_of(key) for key in every_key()} == {"p", f"p:l{shard}", "celery", "mark"}
 
 
 def test_a_log_is_found_again_by_any_release() -> None:

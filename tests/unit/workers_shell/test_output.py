@@ -58,7 +58,7 @@ def test_the_last_token_brings_the_end() -> None:
     it.handle(emit("hi", finish=FinishReason.LENGTH))
     ((_, _, (entry,), end),) = it.take()
     assert entry.finish is FinishReason.LENGTH
-    assert end == LogEnd(Phase.FINISHED)
+    assert end == LogEnd(Phase.FINISHED, counts=(2,))
 
 
 def test_what_could_start_a_stop_string_is_held_and_released_at_the_end() -> None:
@@ -77,7 +77,7 @@ def test_a_stop_string_across_entries_ends_the_request_before_it() -> None:
     assert "".join(entry.text for entry in entries) == "a"
     assert entries[-1].token_ids == ids("D")
     assert entries[-1].finish is FinishReason.STOP
-    assert end == LogEnd(Phase.FINISHED)
+    assert end == LogEnd(Phase.FINISHED, counts=(4,))
     assert it.events() == [StopFound(REQUEST, 1, 0, 3)]
 
 
@@ -192,7 +192,7 @@ def test_the_last_choice_brings_the_end() -> None:
     it.answered(it.take()[0], WriteStatus.DONE)
     it.handle(say("you", 0, finish=FinishReason.STOP))
     ((_, _, (entry,), end),) = it.take()
-    assert (entry.choice, end) == (0, LogEnd(Phase.FINISHED))
+    assert (entry.choice, end) == (0, LogEnd(Phase.FINISHED, counts=(3, 2)))
 
 
 def test_a_stop_string_ends_its_own_choice_alone() -> None:
@@ -209,7 +209,7 @@ def test_a_choice_that_had_ended_before_is_not_waited_for() -> None:
     it.handle(say("w", 1, 1))
     it.handle(say("b", 0, 2))
     ((_, _, (entry,), end),) = it.take()
-    assert (entry.choice, entry.text, entry.finish, end) == (0, "", FinishReason.STOP, LogEnd(Phase.FINISHED))
+    assert (entry.choice, entry.text, entry.finish, end) == (0, "", FinishReason.STOP, LogEnd(Phase.FINISHED, counts=(3, 1)))
 
 
 def test_top_logprobs_are_logged_with_their_tokens_up_to_the_stop() -> None:
