@@ -12,7 +12,7 @@ from scheduler.ordered import Ordered
 from scheduler.requests import HeadStart, LiveRequest
 from scheduler.view import NOTHING, Amount, Roles, WorkerView
 from shared.messages import Control, Report, WorkerInfo, WorkerState
-from shared.profile import Profile, StepShape
+from shared.profile import PeerLink, Profile, StepShape
 from shared.types import GRANULE_TOKENS, AssistId, JobSeq, RequestId, WorkerId, WorkerRef
 
 SPEED_CHUNK = 512
@@ -37,6 +37,7 @@ class Worker:
         self.info = info
         self.profile: Profile | None = info.profile if info else None
         self.speed = self._measure()
+        self.links: dict[str, PeerLink] = {}
         self.counter = -1
         self.state = WorkerState.READY
         self.seen = NO_JOB
@@ -89,6 +90,8 @@ class Worker:
         if corrected:
             self.profile = report.profile
             self.speed = self._measure()
+        if report.links is not None:
+            self.links = {link.host: link for link in report.links}
         return changed
 
     def promise(self, seq: JobSeq, amount: Amount) -> None:
@@ -126,6 +129,8 @@ class Worker:
             info.role,
             sum(held.limit - held.offered for held in self.head_starts.values() if held.grows),
             info.usd_per_hour,
+            info.host,
+            self.links,
         )
 
     def check(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from shared.profile import Profile
+from shared.profile import PeerLink, Profile
 from shared.types import AssistId, RequestId, WorkerRef
 
 
@@ -64,6 +64,9 @@ class WorkerView:
     """Tokens of those that are not offered yet."""
     usd_per_hour: float = 0.0
     """0: unknown."""
+    host: str = ""
+    links: Mapping[str, PeerLink] = field(default_factory=dict)
+    """What it measured of its pulls, by the giver's host."""
 
     @property
     def capacity_tokens(self) -> int:

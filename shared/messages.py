@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shared.profile import Profile
+from shared.profile import PeerLink, Profile
 from shared.types import NO_GATEWAY, AssistId, FinishReason, GatewayId, JobSeq, Phase, RequestId, TokenSpan, TransferId, WorkerRef
 
 # --- gateway -> pool ---------------------------------------------------------------------------------------------
@@ -76,6 +76,8 @@ class Source:
     assist: AssistId
     worker: WorkerRef
     tokens: int
+    host: str = ""
+    """Of that worker: the owner keeps a figure of the link to each host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +280,8 @@ class Report:
     """Requests given back; repeated until the request is seen elsewhere or revoked."""
     profile: Profile | None = None
     """Corrected by live step times, when it changed."""
+    links: tuple[PeerLink, ...] | None = None
+    """All links to other hosts that it has measured, when one changed and from time to time."""
 
 
 # --- the log -----------------------------------------------------------------------------------------------------
