@@ -17,11 +17,18 @@ class Backlog:
     """Ordered by (priority, deadline, arrival); a second order holds those without a head start.
 
     A request that no member could hold is shelved, so that it does not stand before those that can be served.
-    `expect` estimates the output of a request for its memory, `mean` for its time (by default the same).
+    `expect` estimates the output of a request for its memory, `mean` for its time (by default the same). `targets` (TTFT and
+    inter-token seconds; 0: none) are of requests that have none of their own.
     """
 
-    def __init__(self, expect: Callable[[LiveRequest], int], look_ahead: int, mean: Callable[[LiveRequest], int] | None = None) -> None:
-        self._expect = expect
+    def __init__(
+        self,
+        expect: Callable[[LiveRequest], int],
+        look_ahead: int,
+        mean: Callable[[LiveRequest], int] | None = None,
+        targets: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        self._expect, self._targets = expect, targets
         self._mean = mean or expect
         self._look_ahead = look_ahead
         self._line: Ordered[Key] = Ordered()
@@ -150,6 +157,8 @@ class Backlog:
             request.submission.num_prompt,
             request.submission.prefix,
             self._mean(request),
+            request.submission.ttft_target_s or self._targets[0],
+            request.submission.itl_target_s or self._targets[1],
         )
 
     def check(self) -> None:

@@ -44,6 +44,8 @@ def placement_story(
         "considered": considered,
         "lost": lost,
         "waiting": len(state.backlog) - 1,
+        "ttft_target_s": waiting.ttft_target_s,
+        "itl_target_s": waiting.itl_target_s,
     }
 
 
@@ -87,4 +89,5 @@ def _row(one: Score) -> dict[str, object]:
         **{name: round(getattr(one, name), DIGITS) for name in seconds},
         "prefix": one.prefix,
         "usd": round(one.usd, 9),
+        "in_time": one.in_time,
     }

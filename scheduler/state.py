@@ -30,7 +30,8 @@ class State:
         self.judge_from = now + settings.liveness_s
         """Until then no owner's list is judged: it may not know yet what it owns."""
         self.requests: dict[RequestId, LiveRequest] = {}
-        self.backlog = Backlog(self._expected_output, settings.look_ahead, self._mean_output)
+        targets = settings.ttft_target_s, settings.itl_target_s
+        self.backlog = Backlog(self._expected_output, settings.look_ahead, self._mean_output, targets)
         self.writes: Outbox[RequestId] = Outbox(settings.retry_s)
         """The one unanswered write of a request that is neither waiting nor running."""
         self.orders: Outbox[AssistId] = Outbox(settings.retry_s)

@@ -116,6 +116,9 @@ class WaitingView:
     """Names of its beginnings (see `shared.prefixes`): who may hold them in cache."""
     mean_output: int = 0
     """Tokens that requests like it generate on average; 0: as `expected_output`."""
+    ttft_target_s: float = 0.0
+    itl_target_s: float = 0.0
+    """Its own, or else the pool's; 0: none."""
 
 
 class WaitingLine(Protocol):

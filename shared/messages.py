@@ -40,6 +40,14 @@ class Submission:
     """Chained hashes of the prompt's first whole granules under the tenant's salt, 8 bytes each: who may hold them in cache."""
     trace: str = ""
     """As in `RequestSpec.trace`: the prompt's log is not read by the scheduler."""
+    ttft_target_s: float = 0.0
+    """What its first token should not take longer than; 0: as the pool's. A predicted wait beyond it is a refusal."""
+    itl_target_s: float = 0.0
+    """The same for the time between two of its tokens, on average."""
+
+    def longest_wait_s(self, most_s: float) -> float:
+        """The predicted wait beyond which it is refused: who asks for a first token in time is told at once that it cannot be."""
+        return min(most_s, self.ttft_target_s) if self.ttft_target_s else most_s
 
 
 @dataclass(frozen=True, slots=True)

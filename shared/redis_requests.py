@@ -36,7 +36,7 @@ class RedisRequests(RedisLog):
         if idempotency_key:
             names.append(keys.idempotency(idempotency_key))
         what = (submission.request_id, encode(submission), submission.gateway, submission.num_prompt, settings.reservation(submission))
-        bounds = (settings.max_waiting, settings.max_predicted_wait_s, self.connection.reservable_bytes)
+        bounds = (settings.max_waiting, submission.longest_wait_s(settings.max_predicted_wait_s), self.connection.reservable_bytes)
         return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest)
 
     async def cancel(self, request_id: RequestId) -> Phase | None:

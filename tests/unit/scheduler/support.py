@@ -69,8 +69,22 @@ def submission(
     background: bool = True,
     gateway: str = "",
     prefix: bytes = b"",
+    ttft_target_s: float = 0.0,
+    itl_target_s: float = 0.0,
 ) -> Submission:
-    return Submission(rid(name), n, max_tokens, 0, priority, timeout_s, background, GatewayId(gateway), prefix=prefix)
+    return Submission(
+        rid(name),
+        n,
+        max_tokens,
+        0,
+        priority,
+        timeout_s,
+        background,
+        GatewayId(gateway),
+        prefix=prefix,
+        ttft_target_s=ttft_target_s,
+        itl_target_s=itl_target_s,
+    )
 
 
 def record(
