@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 GIVER, TAKER = WorkerRef(WorkerId("profile-giver"), "1"), WorkerRef(WorkerId("profile-taker"), "1")
 ROUNDS = 8
+ENOUGH_S = 5.0
+"""No further round is begun after this."""
 DEADLINE_S = 10.0
 MOST_GRANULES = 64
 
@@ -46,7 +48,10 @@ def measure_pulls(engine: Engine, giving: KvTransport, taking: KvTransport, stag
     try:
         sizes = _sizes(engine, staging_bytes)
         pulls.take(sizes[0])  # The first one makes the UCX workers of both ends.
-        rounds = [[pulls.take(granules) for granules in sizes] for _ in range(ROUNDS)]
+        until = perf_counter() + ENOUGH_S
+        rounds = [[pulls.take(granules) for granules in sizes]]
+        while len(rounds) < ROUNDS and perf_counter() < until:
+            rounds.append([pulls.take(granules) for granules in sizes])
     finally:
         pulls.stop()
     granule_bytes = GRANULE_TOKENS * engine.kv.bytes_per_token
