@@ -110,7 +110,7 @@ def test_a_hopeless_device_ends_with_the_fewest_steps() -> None:
 def test_a_fast_device_sees_every_step_that_there_is() -> None:
     engine = ModelledEngine()
     samples = measure(engine, 512, 32, 60.0, clock=lambda: engine.now)
-    assert len(samples.fitted) + len(samples.held_out) == len(works(bounds_of(engine, 512, 32)))  # type: ignore[arg-type]
+    assert len(samples.fitted) + len(samples.held_out) == len(works(bounds_of(engine, 512, 32)))
     assert samples.rounds > 1
 
 
