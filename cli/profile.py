@@ -20,8 +20,6 @@ from workers.profile_finder import LINK, Measurement, measure_now
 from workers.profile_progress import profile_progress
 from workers.profile_shapes import StepClass
 
-MOST_SECONDS = 110
-"""So that measuring and the link stay within two minutes; steps alone never take longer than `workers.profiler.LIMIT_S`."""
 MAX_ROUNDS = 24
 MIB = 1 << 20
 

@@ -201,11 +201,9 @@ class FabricModel:
         return None
 
     def _no_room(self, submission: Submission) -> SubmitAnswer | None:
-        load = self._state.load
+        load, longest = self._state.load, submission.longest_wait_s(self._max_predicted_wait_s)
         waiting = sum(held.record.phase is Phase.QUEUED for held in self._state.held.values())
-        if (load.max_waiting > 0 and waiting >= load.max_waiting) or load.predicted_wait_s > submission.longest_wait_s(
-            self._max_predicted_wait_s
-        ):
+        if (load.max_waiting > 0 and waiting >= load.max_waiting) or load.predicted_wait_s > longest:
             return SubmitAnswer(SubmitStatus.BUSY, submission.request_id, min(120.0, max(1.0, load.predicted_wait_s)))
         if self._memory_bytes is not None and self._state.reserved_bytes + reserved_bytes(submission) > self._memory_bytes:
             return SubmitAnswer(SubmitStatus.NO_MEMORY, submission.request_id, 1.0)

@@ -29,7 +29,7 @@ FIRST_ROUND_SHARE = 0.5
 LEAST_STEPS = 18
 FEWEST_STEPS = 9
 """Where even steps as small as can be are so slow that no more fit into the limit, it ends with these."""
-LIMIT_S = 100.0
+LIMIT_S = 110.0
 """No measurement of steps takes longer, however slow they are: the plan is cut to what fits."""
 WARM_UP_SHARE = 0.05
 """Of the limit."""
