@@ -84,8 +84,11 @@ class CorePulls(CoreAssists):
 
     def pull_patience(self, span: TokenSpan, host: str) -> float:
         """Seconds from now for a pull: a multiple of what the link should take, times the pulls that share it."""
-        expected = self.links.seconds(host, self._bytes(len(span))) if self.links else 0.0
-        return max(self.settings.pull_floor_s, self.settings.pull_patience * expected * (1 + len(self.intakes)))
+        profile, shared = self.settings.profile, self.settings.pull_patience * (1 + len(self.intakes))
+        profiled = shared * profile.transfer_seconds(len(span)) if profile else 0.0
+        measured = shared * self.links.seconds(host, self._bytes(len(span))) if self.links else 0.0
+        # What was late is believed slow, and gets longer; where nothing comes at all, that must end somewhere.
+        return max(self.settings.pull_floor_s, profiled, min(measured, self.settings.pull_ceiling_s))
 
     # -- ended
 

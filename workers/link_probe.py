@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeGuard
+from zlib import crc32
 
 from shared.messages import Control, Pull, PullRefused, WorkerInfo
 from shared.types import GRANULE_TOKENS, AssistId, RequestId, TokenSpan, TransferId, WorkerRef
@@ -45,14 +46,17 @@ def is_refusal(message: Control) -> TypeGuard[PullRefused]:
 
 def answer_to(pull: Pull, fingerprint: bytes, staging_bytes: int, bytes_per_token: int) -> SendKv | None:
     """What a worker sends for a trial: zeros, at most what a trial may ask for; None: it does not."""
-    if pull.fingerprint != fingerprint or len(pull.span) * bytes_per_token > most_bytes(staging_bytes) or len(pull.span) % GRANULE_TOKENS:
+    granules, rest = divmod(len(pull.span), GRANULE_TOKENS)
+    if pull.fingerprint != fingerprint or rest or granules > most_granules(staging_bytes, GRANULE_TOKENS * bytes_per_token):
         return None
     return SendKv(pull.transfer, pull.request_id, pull.attempt, pull.requester, pull.address, pull.span, ())
 
 
-def most_bytes(staging_bytes: int) -> int:
-    """Real pulls need the arena, too."""
-    return min(MOST_BYTES, staging_bytes // 4)
+def most_granules(staging_bytes: int, granule_bytes: int) -> int:
+    """Of one trial transfer. Real pulls need the arena, and a giver may be asked by several at once: large granules come alone."""
+    if not granule_bytes or granule_bytes > staging_bytes // 4:
+        return 0
+    return max(1, min(MOST_BYTES, staging_bytes // 16) // granule_bytes)
 
 
 @dataclass(slots=True)
@@ -67,6 +71,16 @@ class _Trial:
     granules: int = 0
     began: float = 0.0
 
+    def give_up(self, granules: int) -> None:
+        """No transfer so large, or larger."""
+        self.left = [size for size in self.left if size < granules]
+        self.taken = {size: taken for size, taken in self.taken.items() if size < granules}
+
+    def least(self, granules: int) -> float:
+        """But for the very first transfer, which made the link."""
+        taken = self.taken[granules]
+        return min(taken[1:] if granules == min(self.taken) and len(taken) > 1 else taken)
+
 
 class LinkProbe:
     """`look` after every look at the members, `ended` for every `PullEnded` of a trial; both on the loop."""
@@ -75,7 +89,7 @@ class LinkProbe:
         self, ref: WorkerRef, fingerprint: bytes, granule_bytes: int, staging_bytes: int, start: Callable[[StartPull], None]
     ) -> None:
         self._ref, self._fingerprint, self._granule_bytes, self._start = ref, fingerprint, granule_bytes, start
-        most = most_bytes(staging_bytes) // granule_bytes if granule_bytes else 0
+        most = most_granules(staging_bytes, granule_bytes)
         self._sizes = growing_sizes(most) if most else []
         self._transfers = PROBE_TRANSFERS
         self._tried: dict[str, float] = {}
@@ -83,36 +97,43 @@ class LinkProbe:
         self._trial: _Trial | None = None
 
     def look(self, members: Iterable[WorkerInfo], now: float) -> None:
-        """Begins with the first host that is due, if nothing is under way."""
+        """Begins with a host that is due, if nothing is under way."""
         if self._trial is not None or not self._sizes:
             return
-        for info in members:
-            due = now - self._tried.get(info.host, float("-inf")) >= AGAIN_S
-            if info.ref != self._ref and info.fingerprint == self._fingerprint and due and self._has_room(info.host):
-                self._tried[info.host] = now
-                # The first transfer makes the link's UCX workers: it is not counted.
-                self._trial = _Trial(info.ref, info.host, [self._sizes[0], *(size for _ in range(ROUNDS) for size in self._sizes)])
-                self._next(self._trial, now)
-                return
+        due = [info for info in members if self._is_due(info, now)]
+        if not due:
+            return
+        # Not the first one: all workers see the same list, and would all ask the same peer.
+        info = min(due, key=lambda one: crc32(f"{self._ref} {one.ref}".encode()))
+        self._tried[info.host] = now
+        # The first transfer makes the link's UCX workers: it is not counted.
+        self._trial = _Trial(info.ref, info.host, [self._sizes[0], *(size for _ in range(ROUNDS) for size in self._sizes)])
+        self._next(self._trial, now)
+
+    def _is_due(self, info: WorkerInfo, now: float) -> bool:
+        if info.ref == self._ref or info.fingerprint != self._fingerprint:
+            return False
+        tried = self._tried.get(info.host)
+        return len(self._tried) < MOST_HOSTS if tried is None else now - tried >= AGAIN_S
 
     def ended(self, event: PullEnded, now: float) -> LinkProbed | None:
-        """The figure, once the last transfer is there; one that fails ends the measurement."""
+        """The figure, once the last transfer is there. After one that fails only smaller ones are tried: the peer's arena may be."""
         trial = self._trial
         if trial is None or event.transfer != trial.transfer:
             return None
         if event.good_tokens < trial.granules * GRANULE_TOKENS:
-            log.info("the link from %s is not measured: %s", trial.host, event.error or "not all of a trial arrived")
-            self._trial, self._tried[trial.host] = None, now - AGAIN_S + AFTER_FAILURE_S
-            return None
-        trial.taken.setdefault(trial.granules, []).append(now - trial.began)
+            trial.give_up(trial.granules)
+        else:
+            trial.taken.setdefault(trial.granules, []).append(now - trial.began)
         if trial.left:
             self._next(trial, now)
             return None
         self._trial = None
-        return self._figure(trial)
-
-    def _has_room(self, host: str) -> bool:
-        return host in self._tried or len(self._tried) < MOST_HOSTS
+        if trial.taken:
+            return self._figure(trial)
+        log.info("the link from %s is not measured: %s", trial.host, event.error or "not all of a trial arrived")
+        self._tried[trial.host] = now - AGAIN_S + AFTER_FAILURE_S
+        return None
 
     def _next(self, trial: _Trial, now: float) -> None:
         self._transfers += 1
@@ -121,8 +142,7 @@ class LinkProbe:
         self._start(StartPull(trial.transfer, RequestId(""), 1, PROBE, trial.peer, span, (), DEADLINE_S))
 
     def _figure(self, trial: _Trial) -> LinkProbed:
-        trial.taken[self._sizes[0]].pop(0)
-        link: Link = [(granules * self._granule_bytes, min(trial.taken[granules])) for granules in self._sizes]
+        link: Link = [(granules * self._granule_bytes, trial.least(granules)) for granules in sorted(trial.taken)]
         link_s, link_bytes_per_s = fit_link(fitted_sizes(link))
         error = link_error(link_s, link_bytes_per_s, held_out_sizes(link))
         told = "nothing held out" if error is None else f"held-out error {error:.1%}"

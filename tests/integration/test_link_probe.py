@@ -95,7 +95,7 @@ def test_a_new_host_is_measured_with_real_transfers_once(pair: Pair) -> None:
     assert 0 <= probed.link_s < 10
     assert 1e3 < probed.link_bytes_per_s < 1e13
     sizes = {len(pull.span) // GRANULE_TOKENS for pull in pair.asked}
-    assert sizes == set(growing_sizes(STAGING // 4 // 1024))
+    assert sizes == set(growing_sizes(STAGING // 16 // 1024))
     assert max(sizes) == 64 * min(sizes)
     assert len(pair.asked) == 1 + ROUNDS * len(sizes)
     assert all(pull.transfer > PROBE_TRANSFERS for pull in pair.asked)
@@ -122,6 +122,22 @@ def test_what_cannot_be_measured_is_tried_again_later(pair: Pair) -> None:
     assert AFTER_FAILURE_S < AGAIN_S
 
 
+def test_a_peer_with_a_smaller_arena_is_measured_with_smaller_transfers() -> None:
+    engine, started, now = FakeEngine(), list[StartPull](), 0.0
+    probe = LinkProbe(TAKER, engine.kv.fingerprint, 1024, STAGING, started.append)
+    probe.look([member(GIVER, "there", engine)], now)
+    probed: LinkProbed | None = None
+    while probed is None:
+        granules = len(started[-1].span) // GRANULE_TOKENS
+        now += 0.5 if len(started) == 1 else 0.001 + granules * 1e-4
+        good = 64 * granules if granules <= 4 else 0
+        probed = probe.ended(PullEnded(started[-1].transfer, good, 0, 0.0, "" if good else "refused"), now)
+    assert probed.host == "there"
+    assert probed.link_s == pytest.approx(0.001)
+    assert probed.link_bytes_per_s == pytest.approx(1024 / 1e-4)
+    assert sum(len(start.span) > 4 * GRANULE_TOKENS for start in started) == 1
+
+
 def test_a_trial_may_not_ask_for_more_than_a_trial_needs_nor_for_another_layout() -> None:
     engine = FakeEngine()
     layout, per_token = engine.kv.fingerprint, engine.kv.bytes_per_token
@@ -131,7 +147,7 @@ def test_a_trial_may_not_ask_for_more_than_a_trial_needs_nor_for_another_layout(
     assert answer.blocks == ()
     assert answer_to(pull, b"another", STAGING, per_token) is None
     assert answer_to(replace(pull, span=TokenSpan(0, 1)), layout, STAGING, per_token) is None
-    assert answer_to(replace(pull, span=TokenSpan(0, 64 * (STAGING // 4 // 64 // per_token + 1))), layout, STAGING, per_token) is None
+    assert answer_to(replace(pull, span=TokenSpan(0, 64 * (STAGING // 16 // 64 // per_token + 1))), layout, STAGING, per_token) is None
 
 
 def test_nothing_but_zeros_leaves_the_sender(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
