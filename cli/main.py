@@ -13,19 +13,27 @@ import typer
 from cli import dead_letters, roles
 from cli.children import COMPLAINT
 from cli.options import (
+    ENGINE,
     ApiKeys,
     ApiKeysFile,
+    BlockTokens,
     CeleryUrl,
+    Device,
     Dtype,
     DurabilityText,
     ExtraModels,
+    KvMib,
     LogLevel,
+    MaxSequences,
     Model,
     NoAuth,
     Pool,
     RedisUrl,
     ServedName,
-    device_name,
+    Slowdown,
+    StagingMib,
+    Threads,
+    TokenBudget,
 )
 from shared.errors import ConfigError, FabricUnavailable, HeadstartError
 from shared.processes import die_with_parent
@@ -64,7 +72,7 @@ def up(
     api_keys_file: ApiKeysFile = None,
     extra_model: ExtraModels = None,
     no_auth: NoAuth = False,
-    dtype: Dtype = "float32",
+    dtype: Dtype = ENGINE.dtype,
     low_slowdown: Annotated[
         float, typer.Option(min=1.0, help="Where all workers would share one kind of device: how much slower the low-end ones are made.")
     ] = 3.0,
@@ -133,16 +141,16 @@ def profile(
     model: Model,
     redis_url: Annotated[str, typer.Option(envvar="HEADSTART_REDIS_URL", help="Where to store it for the pool's workers, if given.")] = "",
     pool: Pool = "default",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=device_name)] = "cpu",
-    dtype: Dtype = "float32",
-    token_budget: Annotated[int, typer.Option(min=1, help="Tokens in one engine step.")] = 512,
-    max_sequences: Annotated[int, typer.Option(min=1, help="Sequences held at once.")] = 32,
-    block_tokens: Annotated[int, typer.Option(min=1, max=64, help="Tokens in one KV block; divides 64.")] = 16,
-    kv_mib: Annotated[int, typer.Option(min=1, help="Memory of the KV cache in MiB.")] = 512,
-    staging_mib: Annotated[int, typer.Option(min=1, help="Memory for transfers in flight in MiB.")] = 128,
-    slowdown: Annotated[float, typer.Option(min=1.0, help="As the worker's: every step this many times as long.")] = 1.0,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
-    seconds: Annotated[float, typer.Option(min=1, max=110, help="How long to measure at most.")] = 60.0,
+    device: Device = ENGINE.device,
+    dtype: Dtype = ENGINE.dtype,
+    token_budget: TokenBudget = ENGINE.token_budget,
+    max_sequences: MaxSequences = ENGINE.max_sequences,
+    block_tokens: BlockTokens = ENGINE.block_tokens,
+    kv_mib: KvMib = ENGINE.kv_mib,
+    staging_mib: StagingMib = ENGINE.staging_mib,
+    slowdown: Slowdown = ENGINE.slowdown,
+    threads: Threads = ENGINE.threads,
+    seconds: Annotated[float, typer.Option(min=1, max=110, help="How long to measure steps, at most.")] = 90.0,
     output: Annotated[Path | None, typer.Option(help="A JSON file for `headstart worker --profile`.")] = None,
 ) -> None:
     """Measures this device with this model, as a worker with the same options would serve it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -62,6 +62,31 @@ Pool = Annotated[str, typer.Option(envvar="HEADSTART_POOL", help="Which pool of 
 Model = Annotated[Path, typer.Option(envvar="HEADSTART_MODEL", help="Directory of a transformers model with its tokenizer.")]
 ServedName = Annotated[str, typer.Option(help="The model's name in the API; by default its directory's.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: the checkpoint's own.", callback=one_of(*DTYPES))]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=device_name)]
+TokenBudget = Annotated[int, typer.Option(min=1, help="Tokens in one engine step.")]
+MaxSequences = Annotated[int, typer.Option(min=1, help="Sequences held at once, owned or assisted.")]
+BlockTokens = Annotated[int, typer.Option(min=1, max=64, help="Tokens in one KV block; divides 64.")]
+KvMib = Annotated[int, typer.Option(min=1, help="Memory of the KV cache in MiB.")]
+StagingMib = Annotated[int, typer.Option(min=1, help="Memory for transfers in flight in MiB.")]
+Slowdown = Annotated[float, typer.Option(min=1.0, help="Makes every step this many times as long, to stand in for a slower device.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")]
+
+
+class EngineDefaults(NamedTuple):
+    """Of the options above: a profile is found again only by a worker with the same ones."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    token_budget: int = 512
+    max_sequences: int = 32
+    block_tokens: int = 16
+    kv_mib: int = 512
+    staging_mib: int = 128
+    slowdown: float = 1.0
+    threads: int = 0
+
+
+ENGINE = EngineDefaults()
 LogLevel = Annotated[str, typer.Option(envvar="HEADSTART_LOG_LEVEL", help="debug, info, warning or error.", callback=one_of(*LEVELS))]
 LogFormat = Annotated[
     str,

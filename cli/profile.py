@@ -16,12 +16,10 @@ from shared.redis_profiles import ProfileRegistry
 from shared.types import PoolId
 from workers.process import WorkerProcessSettings, build_engine
 from workers.profile_files import keep_file, measuring_alone, write_profile
-from workers.profile_finder import Measurement, measure_now
+from workers.profile_finder import LINK, Measurement, measure_now
 from workers.profile_progress import profile_progress
 from workers.profile_shapes import StepClass
 
-MOST_SECONDS = 110
-"""So that loading, measuring and the link stay within two minutes."""
 MAX_ROUNDS = 24
 MIB = 1 << 20
 
@@ -95,10 +93,12 @@ def _terms(profile: Profile) -> Table:
 
 
 def _errors(measured: Measurement) -> Table:
-    table = _table("steps held out", "median error")
+    table = _table("held out", "median error")
     for kind in StepClass:
         error = measured.document.held_out_errors.get(kind.value)
         table.add_row(kind.value, "not measured" if error is None else f"{error:.1%}")
+    if (error := measured.document.held_out_errors.get(LINK)) is not None:
+        table.add_row("KV transfer", f"{error:.1%}")
     return table
 
 

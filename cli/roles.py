@@ -11,14 +11,19 @@ from typing import Annotated
 import typer
 
 from cli.options import (
+    ENGINE,
     ApiKeys,
     ApiKeysFile,
+    BlockTokens,
     CeleryUrl,
+    Device,
     Dtype,
     DurabilityText,
     ExtraModels,
+    KvMib,
     LogFormat,
     LogLevel,
+    MaxSequences,
     MetricsHost,
     MetricsPort,
     Model,
@@ -28,8 +33,11 @@ from cli.options import (
     RedisUrl,
     RequestRate,
     ServedName,
+    Slowdown,
+    StagingMib,
+    Threads,
+    TokenBudget,
     TokenRate,
-    device_name,
     one_of,
 )
 
@@ -141,16 +149,14 @@ def worker(
     ] = "torch",
     name: Annotated[str, typer.Option(help="The worker's id; by default host and process.")] = "",
     pool: Pool = "default",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=device_name)] = "cpu",
-    dtype: Dtype = "float32",
-    token_budget: Annotated[int, typer.Option(min=1, help="Tokens in one engine step.")] = 512,
-    max_sequences: Annotated[int, typer.Option(min=1, help="Sequences held at once, owned or assisted.")] = 32,
-    block_tokens: Annotated[int, typer.Option(min=1, max=64, help="Tokens in one KV block; divides 64.")] = 16,
-    kv_mib: Annotated[int, typer.Option(min=1, help="Memory of the KV cache in MiB.")] = 512,
-    staging_mib: Annotated[int, typer.Option(min=1, help="Memory for transfers in flight in MiB.")] = 128,
-    slowdown: Annotated[
-        float, typer.Option(min=1.0, help="Makes every step this many times as long, to stand in for a slower device.")
-    ] = 1.0,
+    device: Device = ENGINE.device,
+    dtype: Dtype = ENGINE.dtype,
+    token_budget: TokenBudget = ENGINE.token_budget,
+    max_sequences: MaxSequences = ENGINE.max_sequences,
+    block_tokens: BlockTokens = ENGINE.block_tokens,
+    kv_mib: KvMib = ENGINE.kv_mib,
+    staging_mib: StagingMib = ENGINE.staging_mib,
+    slowdown: Slowdown = ENGINE.slowdown,
     role: Annotated[
         str,
         typer.Option(
@@ -161,7 +167,7 @@ def worker(
     usd_per_hour: Annotated[
         float, typer.Option(min=0, envvar="HEADSTART_USD_PER_HOUR", help="What this device costs; 0: unknown, no decision rests on it.")
     ] = 0.0,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0: as torch decides.")] = 0,
+    threads: Threads = ENGINE.threads,
     profile: Annotated[
         Path | None,
         typer.Option(help="A file of `headstart profile --output`, believed as it is; by default a known profile or a new one."),

@@ -108,6 +108,7 @@ LogitBias = Annotated[dict[TokenKey, Bias], Field(max_length=limits.MAX_LOGIT_BI
 Priority = Annotated[StrictInt, Field(ge=-limits.MAX_PRIORITY, le=limits.MAX_PRIORITY)] | None
 ServiceTier = Literal["auto", "default", "flex", "priority"] | None
 Timeout = Annotated[StrictFloat, Field(gt=0.0, le=limits.MAX_TIMEOUT_S, allow_inf_nan=False)] | None
+TargetMs = Annotated[StrictFloat, Field(gt=0.0, le=limits.MAX_TARGET_MS, allow_inf_nan=False)] | None
 ResponseId = Annotated[StrictStr, Field(min_length=1, max_length=limits.MAX_ID_CHARS)] | None
 Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(max_length=limits.MAX_DETOKENIZE)]
 NonEmpty = Annotated[StrictStr, Field(min_length=1)]

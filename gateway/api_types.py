@@ -62,6 +62,8 @@ class Sampling(Shape):
     priority: fields.Priority = None
     # Ours.
     timeout_s: fields.Timeout = None
+    ttft_target_ms: fields.TargetMs = None
+    itl_target_ms: fields.TargetMs = None
 
 
 class ChatMessage(Shape):

@@ -39,6 +39,9 @@ class Ask:
     seed: int | None
     priority: int = 0
     timeout_s: float = 0.0
+    ttft_target_s: float = 0.0
+    itl_target_s: float = 0.0
+    """0: the pool's."""
     truncate: bool = False
     """Messages that do not fit are left out, the oldest first."""
     echo: bool = False
@@ -118,6 +121,8 @@ def _ask(
         seed=body.seed,
         priority=_priority(body),
         timeout_s=body.timeout_s or 0.0,
+        ttft_target_s=(body.ttft_target_ms or 0.0) / 1000,
+        itl_target_s=(body.itl_target_ms or 0.0) / 1000,
     )
 
 

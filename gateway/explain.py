@@ -18,6 +18,8 @@ NUMERICS = (
     "except at rounding ties; with bfloat16, or across a conversion of types, only exactly once is."
 )
 
+TARGETS = ("ttft_target_s", "itl_target_s")
+
 
 def explain(fold: Fold, entries: Sequence[LoggedEntry], record: Record | None, story: Sequence[StoryLine]) -> Json:
     """Times are milliseconds since submission, each by the clock of whoever wrote the line. `fold` has seen all `entries`."""
@@ -26,6 +28,7 @@ def explain(fold: Fold, entries: Sequence[LoggedEntry], record: Record | None, s
     lines = sorted(story, key=lambda line: line.at_ms)
     end = fold.transcript.end
     attempts = _attempts(lines, created)
+    times = _times(tokens, end, attempts, created)
     return {
         "id": fold.public_id,
         "object": "request.explanation",
@@ -38,7 +41,8 @@ def explain(fold: Fold, entries: Sequence[LoggedEntry], record: Record | None, s
         "workers": _workers(lines, attempts),
         "tokens": _tokens(fold, attempts),
         "transfers": _transfers(lines),
-        "times": _times(tokens, end, attempts, created),
+        "times": times,
+        "targets": _targets(times, record, attempts),
         "timeline": _timeline(tokens, end, lines, created),
         "numerics": NUMERICS,
     }
@@ -59,7 +63,7 @@ def _attempts(lines: Sequence[StoryLine], created: int) -> list[Json]:
 
 
 def _attempt(line: StoryLine, created: int) -> Json:
-    copied = ("attempt", "policy", "cut", "offered", "pull_s", "saved_s", "prefix", "considered", "lost", "not_cut", "waiting")
+    copied = ("attempt", "policy", "cut", "offered", "pull_s", "saved_s", "prefix", "considered", "lost", "not_cut", "waiting", *TARGETS)
     return {
         "at_ms": line.at_ms - created,
         "owner": line.data.get("worker"),
@@ -140,6 +144,26 @@ def _times(tokens: Sequence[LogTokens], end: LogEnd | None, attempts: Sequence[J
         "inter_token_ms": _gaps(tokens),
         "total_ms": end.at_ms - created if end is not None else None,
     }
+
+
+def _targets(times: Json, record: Record | None, attempts: Sequence[Json]) -> Json:
+    """The request's own targets, or the pool's as its last placement knew them; and whether it kept them so far.
+
+    Between tokens its mean counts. None: no target, or nothing to hold against it yet.
+    """
+    own = (record.submission.ttft_target_s, record.submission.itl_target_s) if record else (0.0, 0.0)
+    ttft, itl = (1000 * (mine or (_seconds(attempts[-1], name) if attempts else 0.0)) for mine, name in zip(own, TARGETS, strict=True))
+    gaps = times["inter_token_ms"]
+    return {
+        "ttft_ms": ttft or None,
+        "inter_token_ms": itl or None,
+        "ttft_met": _met(times["ttft_ms"], ttft),
+        "inter_token_met": _met(gaps.get("mean") if isinstance(gaps, dict) else None, itl),
+    }
+
+
+def _met(taken_ms: object, target_ms: float) -> bool | None:
+    return taken_ms <= target_ms if target_ms and isinstance(taken_ms, int | float) else None
 
 
 def _gaps(tokens: Sequence[LogTokens]) -> Json:

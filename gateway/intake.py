@@ -16,7 +16,7 @@ from gateway.bundle import part_id
 from gateway.errors import Conflict
 from gateway.fold import ApiHead
 from gateway.limits import MAX_SEED
-from gateway.metrics import Meter
+from gateway.metrics import Meter, Targets
 from gateway.pools import ModelPool
 from gateway.prompts import Limits, check_bias, encode
 from gateway.rate_limits import RateLimits
@@ -156,7 +156,7 @@ class Intake:
         parts = []
         for number, (prompt, trace) in enumerate(zip(ask.prompts, traces, strict=True)):
             param = ask.prompt_param if len(ask.prompts) == 1 else f"{ask.prompt_param}[{number}]"
-            meter = Meter(self._pool.metrics, 0)
+            meter = Meter(self._pool.metrics, 0, targets=Targets(ask.ttft_target_s, ask.itl_target_s), choices=ask.sampling.n)
             ids = await encode(ask, prompt, param, self._pool.encoder, limits)
             sampling = replace(
                 ask.sampling,
@@ -190,6 +190,8 @@ class Intake:
             num_choices=spec.sampling.n,
             prefix=prefix_hashes(spec.prompt, spec.salt),
             trace=spec.trace,
+            ttft_target_s=ask.ttft_target_s,
+            itl_target_s=ask.itl_target_s,
         )
 
     async def _submit(self, part: _Part, caller: Caller) -> SubmitAnswer:

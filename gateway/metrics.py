@@ -49,6 +49,7 @@ class Metrics:
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of accepted requests.").labels(model)
         self.generation_tokens = TallyCounter("vllm:generation_tokens", "Tokens generated.", labels, self.registry)
         self._success = self._counter("vllm:request_success", "Ended requests.", "finished_reason")
+        self._targets = self._counter("headstart:request_targets", "Ended requests with targets of their own.", "result")
         self._rejected = self._counter("headstart:gateway_rejections", "Requests not accepted.", "reason")
         self._lost = self._counter("headstart:gateway_logs_lost", "Streams ended because the server lost their log.", "reason")
         self.streams = self._gauge("headstart:gateway_streams", "Open SSE streams.")
@@ -57,6 +58,10 @@ class Metrics:
 
     def ended(self, reason: str) -> None:
         self._success.labels(self._model, reason).inc()
+
+    def held_to_targets(self, result: str) -> None:
+        """`met`, `ttft_missed`, `itl_missed` or `both_missed`: goodput is the rate of the first."""
+        self._targets.labels(self._model, result).inc()
 
     def rejected(self, reason: str) -> None:
         self._rejected.labels(self._model, reason).inc()
@@ -84,6 +89,21 @@ class Metrics:
         return cast("S", self._families[name])
 
 
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Seconds that a request asked for itself; 0: none. Between tokens its mean counts."""
+
+    ttft_s: float = 0.0
+    itl_s: float = 0.0
+
+    def result(self, ttft_s: float, itl_s: float) -> str:
+        first, later = not self.ttft_s or ttft_s <= self.ttft_s, not self.itl_s or itl_s <= self.itl_s
+        return "met" if first and later else "itl_missed" if first else "ttft_missed" if later else "both_missed"
+
+
+NO_TARGETS = Targets()
+
+
 @dataclass(slots=True)
 class Meter:
     """Watches one request that this process accepted, from its arrival to its end, whoever follows it."""
@@ -95,6 +115,13 @@ class Meter:
     last_ms: int = 0
     finish: FinishReason | None = None
     done: bool = False
+    targets: Targets = NO_TARGETS
+    choices: int = 1
+    first_s: float = float("inf")
+    """Arrival to first token."""
+    first_ms: int = 0
+    first_tokens: int = 0
+    """That came with it."""
 
     def start(self) -> None:
         """The request was accepted."""
@@ -118,7 +145,8 @@ class Meter:
     def _tokens(self, entry: LogTokens) -> None:
         count = len(entry.token_ids)
         if not self.generated:
-            self.metrics.ttft.observe(time.monotonic() - self.arrived)
+            self.first_s, self.first_ms, self.first_tokens = time.monotonic() - self.arrived, entry.at_ms, count
+            self.metrics.ttft.observe(self.first_s)
             self.metrics.waiting.dec()
             self.metrics.running.inc()
         elif count:
@@ -139,3 +167,10 @@ class Meter:
         self.metrics.e2e.observe(time.monotonic() - self.arrived)
         self.metrics.generation_sizes.observe(self.generated)
         self.metrics.ended(reason)
+        if self.targets != NO_TARGETS:
+            self.metrics.held_to_targets(self._kept())
+
+    def _kept(self) -> str:
+        """Who got no token at all missed its first."""
+        later = (self.generated - self.first_tokens) / self.choices
+        return self.targets.result(self.first_s, max(0, self.last_ms - self.first_ms) / 1000 / later if later else 0.0)

@@ -36,6 +36,8 @@ class Adoption:
         deadline = now + timeout_s - max(0.0, age_s) if timeout_s > 0 else NO_DEADLINE
         state.arrivals += 1
         request = from_record(record, state.lengths, state.arrivals, deadline)
+        request.ttft_target_s = request.ttft_target_s or state.settings.ttft_target_s
+        request.itl_target_s = request.itl_target_s or state.settings.itl_target_s
         state.requests[request.request_id] = request
         if timeout_s > 0:
             state.deadlines.set(request.request_id, deadline)

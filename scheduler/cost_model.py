@@ -92,9 +92,14 @@ def usable_cut(waiting: WaitingView) -> int:
 
 
 def pull_seconds(owner: WorkerView, giver: WorkerView, cut: int) -> float:
-    """One transfer between two workers goes at the pace of the slower link; none within one worker."""
+    """As the owner measured its pulls from the giver's host; where it has not, at the pace of the slower link of the two.
+
+    Within one worker there is nothing to pull.
+    """
     if owner.ref == giver.ref:
         return 0.0
+    if (link := owner.links.get(giver.host)) is not None:
+        return link.seconds(cut * owner.profile.kv_bytes_per_token)
     return max(owner.profile.transfer_seconds(cut), giver.profile.transfer_seconds(cut))
 
 

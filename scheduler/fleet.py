@@ -12,7 +12,7 @@ from scheduler.ordered import Ordered
 from scheduler.requests import HeadStart, LiveRequest
 from scheduler.view import NOTHING, Amount, Roles, WorkerView
 from shared.messages import Control, Report, WorkerInfo, WorkerState
-from shared.profile import Profile, StepShape
+from shared.profile import PeerLink, Profile, StepShape
 from shared.types import GRANULE_TOKENS, AssistId, JobSeq, RequestId, WorkerId, WorkerRef
 
 FreeKey = tuple[float, int, WorkerRef]
@@ -55,6 +55,7 @@ class Worker:
         self.info = info
         self.profile: Profile | None = info.profile if info else None
         self.speed = self._measure()
+        self.links: dict[str, PeerLink] = {}
         self.counter = -1
         self.state = WorkerState.READY
         self.seen = NO_JOB
@@ -107,6 +108,8 @@ class Worker:
         if corrected:
             self.profile = report.profile
             self.speed = self._measure()
+        if report.links is not None:
+            self.links = {link.host: link for link in report.links}
         return changed
 
     def promise(self, seq: JobSeq, amount: Amount) -> None:
@@ -144,6 +147,8 @@ class Worker:
             info.role,
             sum([one.limit - one.offered for one in growing]) if growing else 0,
             info.usd_per_hour,
+            info.host,
+            self.links,
         )
 
     def check(self) -> None:

@@ -126,7 +126,10 @@ class Placement:
 
     def _source(self, request: LiveRequest, take: Take) -> Source | None:
         held = request.head_start
-        return Source(held.assist, held.worker, take.cut) if held is not None and take.cut > 0 else None
+        if held is None or not take.cut:
+            return None
+        giver = self._state.fleet.views.get(held.worker)
+        return Source(held.assist, held.worker, take.cut, giver.host if giver else "")
 
     def _settle_head_start(self, request: LiveRequest, owner: WorkerRef, now: float) -> None:
         """The low-end stops: its part is taken, or is not wanted."""

@@ -43,6 +43,8 @@ def placement_story(state: State, policy: str, request: LiveRequest, chosen: Wor
         "considered": considered,
         "lost": lost,
         "waiting": len(state.backlog) - 1,
+        "ttft_target_s": request.ttft_target_s,
+        "itl_target_s": request.itl_target_s,
     }
 
 
@@ -94,4 +96,5 @@ def _row(one: Score) -> dict[str, object]:
         "cost": round(one.cost, DIGITS),
         "prefix": one.prefix,
         "usd": round(one.usd, 9) if one.usd else 0.0,
+        "in_time": one.in_time,
     }

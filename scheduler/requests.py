@@ -125,10 +125,14 @@ class LiveRequest:
     num_prompt: int = field(init=False)
     key: tuple[int, float, int] = field(init=False)
     """Its place in the waiting line."""
+    ttft_target_s: float = field(init=False)
+    itl_target_s: float = field(init=False)
+    """Its own; who takes it in puts the pool's where it has none. 0: none."""
 
     def __post_init__(self) -> None:
         self.request_id, self.num_prompt = self.submission.request_id, self.submission.num_prompt
         self.key = (self.submission.priority, self.deadline, self.arrival)
+        self.ttft_target_s, self.itl_target_s = self.submission.ttft_target_s, self.submission.itl_target_s
 
     # -- what policies see of it, beside its fields: `scheduler.view.WaitingView`
 

@@ -44,6 +44,9 @@ class Score(NamedTuple):
     """Dollars of its time that this request takes; 0: its price is not known."""
     output: int
     """Tokens that such requests generate, as much as is reserved for: rather a long answer than a short one."""
+    ttft_target_s: float = 0.0
+    itl_target_s: float = 0.0
+    """Of the request; 0: none."""
 
     @property
     def ttft_s(self) -> float:
@@ -52,6 +55,12 @@ class Score(NamedTuple):
     @property
     def finish_s(self) -> float:
         return self.ttft_s + self.output * self.itl_s
+
+    @property
+    def in_time(self) -> bool:
+        """It meets the request's targets, as far as it has some."""
+        first = not self.ttft_target_s or self.ttft_s <= self.ttft_target_s
+        return first and (not self.itl_target_s or self.itl_s <= self.itl_target_s)
 
     @property
     def cost(self) -> float:
@@ -77,6 +86,8 @@ def score(
         itl_seconds(worker, waiting.num_tokens),
         dollars(worker, start, waiting.num_tokens, output),
         output,
+        waiting.ttft_target_s,
+        waiting.itl_target_s,
     )
 
 

@@ -40,7 +40,7 @@ class SchedulerSettings:
     leave_growing: int = 8
     """Places in the line that an owner looks beyond a prompt whose head start is growing."""
     ttft_target_s: float = 0.0
-    """What a request's first token should not take longer than; 0: no target.
+    """What the first token of a request without a target of its own should not take longer than; 0: no target.
 
     Where prices are known, low-ends that meet the targets serve whole requests."""
     itl_target_s: float = 0.0

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from shared.profile import Profile
+from shared.profile import PeerLink, Profile
 from shared.types import AssistId, RequestId, WorkerRef
 
 
@@ -32,6 +33,9 @@ class Amount(NamedTuple):
 NOTHING = Amount(0, 0, 0)
 FULL_SHARE = 32
 """A worker whose free KV memory is less than one part in so many counts as full."""
+
+
+NO_LINKS: Mapping[str, PeerLink] = MappingProxyType({})
 
 
 class WorkerView(NamedTuple):
@@ -67,6 +71,9 @@ class WorkerView(NamedTuple):
     """Tokens of those that are not offered yet."""
     usd_per_hour: float = 0.0
     """0: unknown."""
+    host: str = ""
+    links: Mapping[str, PeerLink] = NO_LINKS
+    """What it measured of its pulls, by the giver's host."""
 
     @property
     def capacity_tokens(self) -> int:
@@ -131,6 +138,14 @@ class WaitingView(Protocol):
     @property
     def prefix(self) -> bytes:
         """Names of its beginnings (see `shared.prefixes`): who may hold them in cache."""
+
+    @property
+    def ttft_target_s(self) -> float:
+        """Its own, or else the pool's; 0: none."""
+
+    @property
+    def itl_target_s(self) -> float:
+        """The same."""
 
 
 class WaitingLine(Protocol):

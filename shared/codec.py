@@ -16,7 +16,7 @@ from shared.errors import DecodeError
 from shared.fabric import LogHead
 from shared.messages import Control, Job, LogEntry, PoolEvent
 from shared.packing import Misfit, Shapes
-from shared.profile import Profile, StepShape
+from shared.profile import PeerLink, Profile, StepShape
 from shared.types import JobSeq, RequestSpec, SamplingParams, TokenSpan, WorkerRef
 
 VERSION = 1
@@ -56,6 +56,7 @@ TAGS: dict[int, type] = {
     37: WorkerRef,
     38: JobSeq,
     39: TokenSpan,
+    40: PeerLink,
 }
 """A tag is for ever: never give an old one to another class."""
 

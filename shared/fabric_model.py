@@ -114,7 +114,7 @@ class FabricModel:
 
     def _no_room(self, submission: Submission, retry_key: str) -> SubmitAnswer | None:
         waiting = sum(held.record.phase is Phase.QUEUED for held in self._state.held.values())
-        line = Line(MAX_WAITING, self._max_predicted_wait_s, self._state.promised)
+        line = Line(MAX_WAITING, submission.longest_wait_s(self._max_predicted_wait_s), self._state.promised)
         verdict = line.ask(waiting, self._state.load, retry_key, self._clock.wall_ms() / 1000)
         self._state.promised = line.promised
         if verdict.bound is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shared.profile import Profile
+from shared.profile import PeerLink, Profile
 from shared.types import NO_GATEWAY, AssistId, FinishReason, GatewayId, JobSeq, Phase, RequestId, TokenSpan, TransferId, WorkerRef
 
 # --- gateway -> pool ---------------------------------------------------------------------------------------------
@@ -40,6 +40,14 @@ class Submission:
     """Chained hashes of the prompt's first whole granules under the tenant's salt, 8 bytes each: who may hold them in cache."""
     trace: str = ""
     """As in `RequestSpec.trace`: the prompt's log is not read by the scheduler."""
+    ttft_target_s: float = 0.0
+    """What its first token should not take longer than; 0: as the pool's. A predicted wait beyond it is a refusal."""
+    itl_target_s: float = 0.0
+    """The same for the time between two of its tokens, on average."""
+
+    def longest_wait_s(self, most_s: float) -> float:
+        """The predicted wait beyond which it is refused: who asks for a first token in time is told at once that it cannot be."""
+        return min(most_s, self.ttft_target_s) if self.ttft_target_s else most_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,8 @@ class Source:
     assist: AssistId
     worker: WorkerRef
     tokens: int
+    host: str = ""
+    """Of that worker: the owner keeps a figure of the link to each host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +288,8 @@ class Report:
     """Requests given back; repeated until the request is seen elsewhere or revoked."""
     profile: Profile | None = None
     """Corrected by live step times, when it changed."""
+    links: tuple[PeerLink, ...] | None = None
+    """All links to other hosts that it has measured, when one changed and from time to time."""
 
 
 # --- the log -----------------------------------------------------------------------------------------------------

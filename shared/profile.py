@@ -18,6 +18,19 @@ class StepShape:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerLink:
+    """What one worker's pulls from the workers of one host take, as far as it knows."""
+
+    host: str
+    link_s: float
+    """Fixed seconds of one KV transfer."""
+    link_bytes_per_s: float
+
+    def seconds(self, nbytes: float) -> float:
+        return self.link_s + nbytes / self.link_bytes_per_s
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """Seconds per step; fitted by the profiler, corrected by live step times. The terms and their fit: `docs/profiles.md`.
 

@@ -39,7 +39,7 @@ class RedisRequests(RedisLog):
         if idempotency_key:
             names.append(keys.idempotency(idempotency_key))
         what = (submission.request_id, encode(submission), submission.gateway, submission.num_prompt, settings.reservation(submission))
-        bounds = (settings.max_waiting, settings.max_predicted_wait_s, self.connection.reservable_bytes)
+        bounds = (settings.max_waiting, submission.longest_wait_s(settings.max_predicted_wait_s), self.connection.reservable_bytes)
         promises = (retry_key, MAX_RETRY_AFTER_S, PROMISE_GRACE_S, EARLY_S, MAX_PROMISES, APART)
         return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest, *promises)
 

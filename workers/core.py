@@ -13,6 +13,7 @@ from workers.core_steps import CoreSteps
 from workers.events import (
     Assigned,
     Closed,
+    LinkProbed,
     Ordered,
     PeerLost,
     PullEnded,
@@ -90,6 +91,8 @@ class WorkerCore(CoreSteps):
                 self.on_peer_lost(event.peer)
             case Drain():
                 self.on_drain(event)
+            case LinkProbed():
+                self.note_probe(event)
             case Tick():
                 pass
             case _ as never:

@@ -51,7 +51,7 @@ class CorePulls(CoreAssists):
         span = TokenSpan(self.start_from_cache(sequence, GRANULE_TOKENS), source.tokens)
         last = sequence.blocks[-1] if sequence.blocks else None
         sequence.blocks.extend(self.blocks.allocate(self.blocks.blocks_for(len(span)), after=last))
-        patience = self.pull_patience(span)
+        patience = self.pull_patience(span, source.host)
         owned.intake = self._new_intake(owned, span, self.now + 2 * patience)
         owned.source = None
         self.command(self._start_command(owned.intake, patience))
@@ -60,7 +60,17 @@ class CorePulls(CoreAssists):
         assert owned.source is not None
         self._transfers += 1
         blocks = tuple(owned.sequence.blocks)
-        intake = Intake(TransferId(self._transfers), owned.spec.request_id, owned.attempt, owned.source, span, blocks, deadline)
+        intake = Intake(
+            TransferId(self._transfers),
+            owned.spec.request_id,
+            owned.attempt,
+            owned.source,
+            span,
+            blocks,
+            deadline,
+            started=self.now,
+            sharing=1 + len(self.intakes),
+        )
         self.intakes[intake.transfer] = intake
         self.blocks.begin_transfer(self.pulled_blocks(intake))
         intake.start()
@@ -72,11 +82,13 @@ class CorePulls(CoreAssists):
             intake.transfer, intake.request_id, intake.attempt, source.assist, source.worker, intake.span, intake.blocks, patience
         )
 
-    def pull_patience(self, span: TokenSpan) -> float:
-        """Seconds from now for a pull: a multiple of what the profile says, times the pulls that share the link."""
-        profile = self.settings.profile
-        expected = profile.transfer_seconds(len(span)) if profile else 0.0
-        return max(self.settings.pull_floor_s, self.settings.pull_patience * expected * (1 + len(self.intakes)))
+    def pull_patience(self, span: TokenSpan, host: str) -> float:
+        """Seconds from now for a pull: a multiple of what the link should take, times the pulls that share it."""
+        profile, shared = self.settings.profile, self.settings.pull_patience * (1 + len(self.intakes))
+        profiled = shared * profile.transfer_seconds(len(span)) if profile else 0.0
+        measured = shared * self.links.seconds(host, self._bytes(len(span))) if self.links else 0.0
+        # What was late is believed slow, and gets longer; where nothing comes at all, that must end somewhere.
+        return max(self.settings.pull_floor_s, profiled, min(measured, self.settings.pull_ceiling_s))
 
     # -- ended
 
@@ -87,6 +99,7 @@ class CorePulls(CoreAssists):
         self.blocks.end_transfer(self.pulled_blocks(intake))
         good = min(whole_granules(event.good_tokens), len(intake.span))
         intake.end(good, event.error)
+        self.note_pull(intake, came=good > 0 and good == len(intake.span))
         if intake.releases_source:
             self.release_source(intake.source)
         owned = self.owned.get(intake.request_id)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import islice
 
 from shared.messages import AssistState, Credit, OwnedState, Report, WorkerState
-from shared.profile import Profile, StepShape
+from shared.profile import PeerLink, Profile, StepShape
 from shared.types import JobSeq, RequestId
 from workers.core_cache import CoreCache
 from workers.core_state import Owned
 from workers.engine import StepPlan
-from workers.events import SendReport
+from workers.events import LinkProbed, SendReport
+from workers.kv_transfer import Intake
+from workers.peer_links import PeerLinks
 from workers.sequence import Sequence
 from workers.settings import WorkerSettings
 from workers.step_shape import shape_of
@@ -37,6 +39,8 @@ class CoreReports(CoreCache):
         self._expected_output = float(settings.expected_output_tokens)
         self._speed = StepSpeed(settings.profile) if settings.profile else None
         self._profile_news = self._was_corrected = False
+        self.links = PeerLinks(settings.profile) if settings.profile else None
+        self._links_news = False
 
     # -- what is told
 
@@ -67,6 +71,29 @@ class CoreReports(CoreCache):
 
     def _shape_of(self, plan: StepPlan) -> StepShape:
         return shape_of(plan)
+
+    def note_pull(self, intake: Intake, *, came: bool) -> None:
+        """Real pulls correct the link to their host. One that was not there in time has taken at least so long.
+
+        Pulls that were under way together shared the link: each counts for its part.
+        """
+        late = not intake.abandoned and self.now >= intake.deadline - (intake.deadline - intake.started) / 2
+        if self.links is None or not (came or late):
+            return
+        seconds = 2 * (self.now - intake.started) / (intake.sharing + 1 + len(self.intakes))
+        if self.links.saw(intake.source.host, self._bytes(len(intake.span)), seconds, self.now):
+            self._tell_links()
+
+    def note_probe(self, event: LinkProbed) -> None:
+        if self.links is not None and self.links.probed(event.host, event.link_s, event.link_bytes_per_s, self.now):
+            self._tell_links()
+
+    def _tell_links(self) -> None:
+        self._links_news = True
+        self.tell_soon()
+
+    def _bytes(self, tokens: int) -> int:
+        return tokens * self.settings.profile.kv_bytes_per_token if self.settings.profile else 0
 
     @property
     def speed_factor(self) -> float:
@@ -183,6 +210,7 @@ class CoreReports(CoreCache):
             closed=tuple(self._closed),
             returned=tuple(self.returned.values()),
             profile=self._corrected_profile(),
+            links=self._measured_links(),
         )
         self._closed.clear()
         self._news = False
@@ -195,6 +223,17 @@ class CoreReports(CoreCache):
             return None
         self._profile_news = False
         return self._speed.profile
+
+    def _measured_links(self) -> tuple[PeerLink, ...] | None:
+        """As with the profile: news at once, and again from time to time."""
+        if self.links is None:
+            return None
+        changed = self.links.forget(self.now) or self._links_news
+        told = self.links.told()
+        if not (changed or (told and self._counter % PROFILE_EVERY == 0)):
+            return None
+        self._links_news = False
+        return told
 
     def _owned_state(self, owned: Owned) -> OwnedState:
         """One whose choices have ended has nothing left to compute, although its blocks are free already."""

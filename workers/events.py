@@ -124,6 +124,15 @@ class PeerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkProbed:
+    """What trial transfers from a worker of this host took: a fixed part, and a rate."""
+
+    host: str
+    link_s: float
+    link_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed: deadlines, report."""
 
@@ -141,6 +150,7 @@ WorkerEvent = (
     | Superseded
     | Closed
     | PeerLost
+    | LinkProbed
     | Tick
 )
 
@@ -199,7 +209,8 @@ class DropOutput:
 class StartPull:
     """Receive `span` from `source` into staging, verify, copy the good granules into `blocks`.
 
-    The shell sends `Pull` once its receives are posted. The blocks stay in flight until `PullEnded`.
+    The shell sends `Pull` once its receives are posted. The blocks stay in flight until `PullEnded`. Without blocks it is a trial
+    of the link.
     """
 
     transfer: TransferId

@@ -106,6 +106,9 @@ class Intake(Life):
     abandoned: bool = False
     releases_source: bool = True
     """False where another attempt may want to pull the same head start."""
+    started: float = 0.0
+    sharing: int = 1
+    """Pulls under way when it started, itself among them."""
 
     def start(self) -> None:
         self._move(TransferState.IN_FLIGHT, f"pulling from {self.source.worker}")

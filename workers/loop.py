@@ -17,7 +17,7 @@ from shared.fabric import Fabric
 from shared.messages import Control, Drain, Job, Pull, PullRefused, Report, WorkerInfo, WorkerState
 from shared.processes import cancel_all
 from shared.storyteller import Storyteller
-from shared.types import WorkerRef
+from shared.types import GRANULE_TOKENS, WorkerRef
 from workers.core import WorkerCore
 from workers.engine_thread import EngineThread
 from workers.events import (
@@ -25,6 +25,8 @@ from workers.events import (
     DropPeer,
     Launch,
     PeerLost,
+    PullEnded,
+    SendEnded,
     SendKv,
     SendReport,
     StartPull,
@@ -34,6 +36,7 @@ from workers.events import (
     WorkerCommand,
     WorkerEvent,
 )
+from workers.link_probe import PROBE, LinkProbe, answer_to, is_refusal, is_trial
 from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import OutputCommand, OutputStage
@@ -55,6 +58,8 @@ class LoopSettings:
     member_s: float = 2.0
     retry_s: float = 0.2
     drain_s: float = 30.0
+    staging_bytes: int = 0
+    """Of the transport's arena, by which trials of links are sized; 0: none are made."""
 
 
 class WorkerLoop:
@@ -85,6 +90,8 @@ class WorkerLoop:
         self._drained = asyncio.Event()
         self._known_peers: set[WorkerRef] = set()
         self._missing_peers: set[WorkerRef] = set()
+        granule_bytes = GRANULE_TOKENS * core.settings.kv_bytes_per_token
+        self._probe = LinkProbe(info.ref, info.fingerprint, granule_bytes, self._settings.staging_bytes, self._carry_out)
 
     def attach(self, engine: EngineThread, mover: Mover, output: OutputStage) -> None:
         self._engine = engine
@@ -93,7 +100,10 @@ class WorkerLoop:
 
     def from_thread(self, event: WorkerEvent) -> None:
         """An event from another thread."""
-        self._loop.call_soon_threadsafe(self.feed, event)
+        if is_trial(event):
+            self._loop.call_soon_threadsafe(self._trial_ended, event)
+        else:
+            self._loop.call_soon_threadsafe(self.feed, event)
 
     def tell_worker_from_thread(self, worker: WorkerRef, message: Control) -> None:
         self._loop.call_soon_threadsafe(self._send, lambda: self._fabric.tell_worker(worker, message))
@@ -199,10 +209,28 @@ class WorkerLoop:
                 self.feed(*(message for _, message in messages if self._admits(message)))
 
     def _admits(self, message: Control) -> bool:
-        """A pull without a valid ticket is refused here: the core never hears of it."""
-        why = self._tickets.complaint(message, self._ref) if isinstance(message, Pull) else ""
-        if not why or not isinstance(message, Pull):
+        """A pull without a valid ticket is refused here: the core never hears of it, nor of trials."""
+        if is_refusal(message):
+            self._carry_out(AbandonPull(message.transfer, message.sender))
+            return False
+        if not isinstance(message, Pull):
             return True
+        if why := self._tickets.complaint(message, self._ref):
+            return self._refuse(message, why)
+        if message.assist != PROBE:
+            return True
+        answer = answer_to(message, self.info.fingerprint, self._settings.staging_bytes, self.core.settings.kv_bytes_per_token)
+        if answer is None:
+            return self._refuse(message, "no trial of such a size or layout")
+        self._carry_out(answer)
+        return False
+
+    def _trial_ended(self, event: PullEnded | SendEnded) -> None:
+        probed = self._probe.ended(event, self._clock.monotonic()) if isinstance(event, PullEnded) else None
+        if probed is not None:
+            self.feed(probed)
+
+    def _refuse(self, message: Pull, why: str) -> bool:
         log.warning("a pull by %s is refused: %s", message.requester, why, extra={"request": message.request_id})
         refusal = TellWorker(message.requester, PullRefused(message.transfer, self._ref, why))
         self._carry_out(refusal)
@@ -245,11 +273,12 @@ class WorkerLoop:
             await asyncio.sleep(self._settings.member_s)
             try:
                 await self._fabric.join(self.info, self._settings.member_ttl_s)
-                members = {member.ref for member in await self._fabric.members()}
+                members = await self._fabric.members()
             except FabricUnavailable as error:
                 log.warning("membership cannot be renewed yet: %s", error)
                 continue
-            self._notice_lost_peers(members)
+            self._notice_lost_peers({member.ref for member in members})
+            self._probe.look(members, self._clock.monotonic())
 
     def _notice_lost_peers(self, members: set[WorkerRef]) -> None:
         """Two absences in a row: a clock step of the server lapses every member once, and each renews itself within a round."""

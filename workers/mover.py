@@ -106,7 +106,7 @@ class Mover:
             log.warning("transfer %d from %s: %d bad granules: %s", pull.transfer, pull.source, len(bad), why, extra=told)
         nbytes = len(arrival.payload)
         try:
-            if good:
+            if good and pull.blocks:
                 span = TokenSpan(pull.span.start, pull.span.start + good)
                 self._engine.scatter(pull.blocks, span, arrival.payload[: good * self._engine.kv.bytes_per_token])
         except Exception as error:
@@ -131,12 +131,19 @@ class Mover:
             return
         self._sends[send.transfer, send.requester] = payload
         try:
-            self._engine.gather(send.blocks, send.span, payload)
+            self._fill(send, payload)
             self._transport.send(self._header(send, payload), send.requester, send.address, payload, SEND_DEADLINE_S)
         except Exception as error:
             # Every send ends in exactly one event, for the same reason; the receiver's deadline does the rest.
             log.exception("transfer %d could not be sent", send.transfer)
             self._sent(send.transfer, send.requester, f"{type(error).__name__}: {error}")
+
+    def _fill(self, send: SendKv, payload: memoryview) -> None:
+        """A trial has no blocks: nobody's KV leaves with it, nor what the arena held before."""
+        if send.blocks:
+            self._engine.gather(send.blocks, send.span, payload)
+        else:
+            payload[:] = bytes(len(payload))
 
     def _header(self, send: SendKv, payload: memoryview) -> TransferHeader:
         return TransferHeader(

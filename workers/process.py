@@ -121,7 +121,9 @@ async def serve(settings: WorkerProcessSettings) -> None:
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     tickets = Tickets.of_pool(settings.pool, settings.pool_secret, settings.redis_url)
     info = worker_info(settings, ref, engine, profile)
-    loop = WorkerLoop(core, fabric, info, SystemClock(), LoopSettings(drain_s=settings.drain_s), tickets)
+    loop = WorkerLoop(
+        core, fabric, info, SystemClock(), LoopSettings(drain_s=settings.drain_s, staging_bytes=settings.staging_bytes), tickets
+    )
     metrics = WorkerMetrics(core, SystemClock())
     loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
 

@@ -14,9 +14,10 @@ from shared.profile import Profile
 from shared.profile_document import ProfileDocument, ProfileKey
 from workers.device import spare_memory, usable_device
 from workers.engine import Engine
+from workers.link_fit import Link, fit_link, fitted_sizes, held_out_sizes, link_error
 from workers.profile_files import find_file, keep_file, measuring_alone, read_profile
 from workers.profile_key import profile_key
-from workers.profile_link import Link, fit_link, measure_link
+from workers.profile_link import measure_link
 from workers.profile_progress import profile_progress
 from workers.profiler import MAX_ROUNDS, Samples, measure
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LINK = "link"
+"""Among the held-out errors: transfers of sizes that were not fitted to."""
 START_S = 6.0
 """A worker that starts measures itself for about so long; `headstart profile` takes its time."""
 
@@ -83,15 +86,18 @@ def measure_now(
     samples = measure(engine, settings.token_budget, settings.max_sequences, seconds, max_rounds=max_rounds, progress=progress)
     link = measure_link(engine, settings.staging_bytes)
     profile = samples.profile(engine.kv.bytes_per_token)
+    errors = {kind.value: error for kind, error in samples.errors(profile).items()}
     if link:
-        link_s, link_bytes_per_s = fit_link(link)
+        link_s, link_bytes_per_s = fit_link(fitted_sizes(link))
         profile = replace(profile, link_s=link_s, link_bytes_per_s=link_bytes_per_s)
+        if (error := link_error(link_s, link_bytes_per_s, held_out_sizes(link))) is not None:
+            errors[LINK] = error
     document = ProfileDocument(
         key,
         profile,
         fitted_steps=len(samples.fitted),
         held_out_steps=len(samples.held_out),
-        held_out_errors={kind.value: round(error, 4) for kind, error in samples.errors(profile).items()},
+        held_out_errors={kind: round(error, 4) for kind, error in errors.items()},
         kv_tokens=engine.total_blocks * engine.block_tokens,
         free_kv_tokens=spare_memory(usable_device(settings.device)) // engine.kv.bytes_per_token,
         link="UCX loopback" if link else "",

@@ -1,25 +1,22 @@
 """Measures the KV link: real pulls, by the code that serves them, between two UCX transports of this process.
 
 What a pull takes is gather, digest, send, receive, verify and scatter; the profile wants it as a fixed part and bytes a second. A
-loopback tells what this host does to the bytes; a slower network between hosts is for the transfers themselves to show.
+loopback tells what this host does to the bytes; what a network between hosts does is measured there (`workers.link_probe`).
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Sequence
 from itertools import count
 from time import perf_counter
-
-import numpy as np
-from scipy.optimize import nnls
 
 from shared.errors import ConfigError, TransportError
 from shared.messages import Control, Pull
 from shared.types import GRANULE_TOKENS, AssistId, BlockId, RequestId, TokenSpan, TransferId, WorkerId, WorkerRef
 from workers.engine import Engine
 from workers.events import PullEnded, SendEnded, SendKv, StartPull
+from workers.link_fit import Link, growing_sizes
 from workers.mover import Mover
 from workers.transport import KvTransport
 
@@ -27,11 +24,10 @@ log = logging.getLogger(__name__)
 
 GIVER, TAKER = WorkerRef(WorkerId("profile-giver"), "1"), WorkerRef(WorkerId("profile-taker"), "1")
 ROUNDS = 8
+ENOUGH_S = 5.0
+"""No further round is begun after this."""
 DEADLINE_S = 10.0
 MOST_GRANULES = 64
-
-Link = list[tuple[int, float]]
-"""(bytes, seconds) of pulls: the least of some rounds, since whatever disturbs a transfer makes it longer."""
 
 
 def measure_link(engine: Engine, staging_bytes: int) -> Link | None:
@@ -52,19 +48,14 @@ def measure_pulls(engine: Engine, giving: KvTransport, taking: KvTransport, stag
     try:
         sizes = _sizes(engine, staging_bytes)
         pulls.take(sizes[0])  # The first one makes the UCX workers of both ends.
-        rounds = [[pulls.take(granules) for granules in sizes] for _ in range(ROUNDS)]
+        until = perf_counter() + ENOUGH_S
+        rounds = [[pulls.take(granules) for granules in sizes]]
+        while len(rounds) < ROUNDS and perf_counter() < until:
+            rounds.append([pulls.take(granules) for granules in sizes])
     finally:
         pulls.stop()
     granule_bytes = GRANULE_TOKENS * engine.kv.bytes_per_token
     return [(size * granule_bytes, min(taken)) for size, taken in zip(sizes, zip(*rounds, strict=True), strict=True)]
-
-
-def fit_link(link: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """(fixed seconds, bytes a second), relative errors weighted alike."""
-    taken = np.array([seconds for _, seconds in link])
-    rows = np.array([(1.0, nbytes * 1e-9) for nbytes, _ in link]) / taken[:, None]
-    fixed, per_gigabyte = nnls(rows, np.ones(len(taken)))[0]
-    return float(fixed), 1e9 / max(float(per_gigabyte), 1e-3)
 
 
 def _sizes(engine: Engine, staging_bytes: int) -> list[int]:
@@ -73,7 +64,7 @@ def _sizes(engine: Engine, staging_bytes: int) -> list[int]:
     most = min(MOST_GRANULES, staging_bytes // 2 // granule_bytes, engine.total_blocks * engine.block_tokens // GRANULE_TOKENS // 2)
     if most < 1:
         raise TransportError("not one granule fits into staging and twice into the cache")
-    return sorted({max(1, most // share) for share in (64, 16, 4, 1)})
+    return growing_sizes(most)
 
 
 class _Pulls:

@@ -16,6 +16,7 @@ from shared.profile import Profile
 from shared.types import GRANULE_TOKENS, BlockId, TokenSpan, whole_granules
 from workers.engine import Engine
 from workers.processor import processor_quota
+from workers.profile_budget import Pace, calibration, cut
 from workers.profile_fit import Measured, errors, fit_profile
 from workers.profile_shapes import Bounds, StepClass, Work, works
 from workers.step_plans import Piece, write_plan
@@ -26,8 +27,12 @@ MAX_ROUNDS = 8
 FIRST_ROUND_SHARE = 0.5
 """Of the time: a device so slow that it does not see every shape in it is measured at the first ones alone, all of them again."""
 LEAST_STEPS = 18
-FEWEST_STEPS, PATIENCE_S = 9, 60.0
-"""Where even these take longer than a minute or what was allowed, it ends with fewer."""
+FEWEST_STEPS = 9
+"""Where even steps as small as can be are so slow that no more fit into the limit, it ends with these."""
+LIMIT_S = 110.0
+"""No measurement of steps takes longer, however slow they are: the plan is cut to what fits."""
+WARM_UP_SHARE = 0.05
+"""Of the limit."""
 
 
 def _unseen(_: float) -> None: ...
@@ -71,9 +76,13 @@ def measure(
     *,
     max_rounds: int = MAX_ROUNDS,
     progress: Callable[[float], None] = _unseen,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Samples:
-    """Takes about `seconds`, at least `LEAST_STEPS` steps of at most `token_budget` tokens. `progress` hears the share done."""
-    return _Measuring(engine, bounds_of(engine, token_budget, max_sequences), seconds, max_rounds, progress).run()
+    """Takes about `seconds`, at least `LEAST_STEPS` steps of at most `token_budget` tokens, and at most `LIMIT_S` by `clock`.
+
+    `progress` hears the share done.
+    """
+    return _Measuring(engine, bounds_of(engine, token_budget, max_sequences), seconds, max_rounds, progress, clock).run()
 
 
 def bounds_of(engine: Engine, token_budget: int, max_sequences: int) -> Bounds:
@@ -83,21 +92,33 @@ def bounds_of(engine: Engine, token_budget: int, max_sequences: int) -> Bounds:
 
 
 class _Measuring:
-    def __init__(self, engine: Engine, bounds: Bounds, seconds: float, max_rounds: int, progress: Callable[[float], None]) -> None:
-        self._engine, self._seconds, self._max_rounds, self._progress = engine, seconds, max_rounds, progress
+    def __init__(
+        self,
+        engine: Engine,
+        bounds: Bounds,
+        seconds: float,
+        max_rounds: int,
+        progress: Callable[[float], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._engine, self._seconds, self._max_rounds, self._progress, self._clock = engine, seconds, max_rounds, progress, clock
         self._bounds = bounds
         self._works = works(bounds)
+        self._pace = Pace()
         self._steps = count()
-        self._began = time.perf_counter()
+        self._began = clock()
         self._rounds: list[list[float]] = []
+        self._round_s = 0.0
+        """By the clock: what somebody else takes of the processor is not in the samples, and passes all the same."""
         self._in_peace = processor_quota() is None
         """Whether a step may be taken for the time that it computed: a quota is part of the device, neighbours are not."""
 
     def run(self) -> Samples:
+        self._calibrate()
         self._write_blocks()
         self._warm_up()
         self._first_round()
-        while len(self._rounds) < self._max_rounds and self._spent + self._round_s < self._seconds:
+        while len(self._rounds) < self._max_rounds and self._spent + self._round_s < min(self._seconds, LIMIT_S):
             self._next_round()
         times = [median(taken) for taken in zip(*self._rounds, strict=True)]
         measured = [(work, (work.shape, taken)) for work, taken in zip(self._works, times, strict=True)]
@@ -106,36 +127,57 @@ class _Measuring:
 
     @property
     def _spent(self) -> float:
-        return time.perf_counter() - self._began
+        return self._clock() - self._began
 
-    @property
-    def _round_s(self) -> float:
-        return sum(self._rounds[-1])
+    def _calibrate(self) -> None:
+        """Two small steps, once for nothing: the first steps of a process are not like later ones. The plan is cut to what they promise."""
+        steps = calibration(self._bounds)
+        self._run(steps[0])
+        for work in steps:
+            self._watched(work)
+        self._cut([])
+
+    def _cut(self, done: Sequence[Work]) -> None:
+        wanted = max(0, LEAST_STEPS - len(done))
+        self._bounds, self._works = cut(self._bounds, self._pace, done, wanted, LIMIT_S - self._spent)
+
+    def _watched(self, work: Work) -> float:
+        began = self._clock()
+        taken = self._run(work)
+        self._pace.saw(work, self._clock() - began)
+        return taken
 
     def _warm_up(self) -> None:
-        """The first steps of a process are not like later ones: memory is touched, kernels are chosen."""
-        for work in self._works[:3]:
-            self._run(work)
+        """Memory is touched, kernels are chosen. Where a step takes seconds, that is a small part of it."""
+        if self._pace.expected(self._works[:3]) < WARM_UP_SHARE * LIMIT_S:
+            for work in self._works[:3]:
+                self._run(work)
 
     def _first_round(self) -> None:
-        taken: list[float] = []
-        for work in self._works:
-            if self._has_enough(len(taken)):
-                break
-            taken.append(self._run(work))
-            self._tell(len(taken) / len(self._works))
-        self._works = self._works[: len(taken)]
+        began, done, taken = self._clock(), list[Work](), list[float]()
+        while (work := self._next(done)) is not None:
+            taken.append(self._watched(work))
+            done.append(work)
+            self._tell(len(taken) / (len(self._works) + len(taken)))
+        self._works = done
         self._rounds.append(taken)
+        self._round_s = self._clock() - began
 
-    def _has_enough(self, steps: int) -> bool:
-        if steps >= LEAST_STEPS and self._spent > FIRST_ROUND_SHARE * self._seconds:
-            return True
-        return steps >= FEWEST_STEPS and self._spent > max(PATIENCE_S, self._seconds)
+    def _next(self, done: Sequence[Work]) -> Work | None:
+        """None when the time is up. A plan that turns out to be dearer than was thought is cut again."""
+        if len(done) >= LEAST_STEPS and self._spent > FIRST_ROUND_SHARE * self._seconds:
+            return None
+        self._cut(done)
+        if not self._works:
+            return None
+        late = self._spent + self._pace.expected(self._works[:1]) > LIMIT_S
+        return None if late and len(done) >= FEWEST_STEPS else self._works[0]
 
     def _next_round(self) -> None:
-        forwards = len(self._rounds) % 2 == 0
+        began, forwards = self._clock(), len(self._rounds) % 2 == 0
         taken = [self._run(work) for work in (self._works if forwards else reversed(self._works))]
         self._rounds.append(taken if forwards else taken[::-1])
+        self._round_s = self._clock() - began
         self._tell(0.0)
 
     def _tell(self, of_round: float) -> None:
@@ -143,7 +185,7 @@ class _Measuring:
         self._progress(min(1.0, max(by_rounds, self._spent / self._seconds if self._seconds else 1.0)))
 
     def _write_blocks(self) -> None:
-        """Nobody attends to memory that was never written: one granule is computed and copied over all blocks that steps will read."""
+        """Nobody attends to memory that was never written: zeros are copied over all blocks that steps will read."""
         used = max(sum(map(self._blocks_of, work.sequences)) for work in self._works)
         size, longest = self._engine.block_tokens, self._bounds.max_context
         if longest < GRANULE_TOKENS:
@@ -151,21 +193,16 @@ class _Measuring:
                 self._compute([block], min(size, longest))
             return
         each = GRANULE_TOKENS // size
-        self._compute(range(each), GRANULE_TOKENS)
-        self._copy(used, each)
+        payload = memoryview(bytearray(GRANULE_TOKENS * self._engine.kv.bytes_per_token))
+        for first in range(0, used, each):
+            first = min(first, self._engine.total_blocks - each)
+            self._engine.scatter(_ids(first, first + each), TokenSpan(0, GRANULE_TOKENS), payload)
 
     def _compute(self, blocks: Sequence[int], tokens: int) -> None:
         """In steps within the budget."""
         for start in range(0, tokens, self._bounds.token_budget):
             count = min(self._bounds.token_budget, tokens - start)
             self._step([Piece([1] * count, start, blocks, [count - 1])])
-
-    def _copy(self, used: int, each: int) -> None:
-        payload = memoryview(bytearray(GRANULE_TOKENS * self._engine.kv.bytes_per_token))
-        self._engine.gather(_ids(0, each), TokenSpan(0, GRANULE_TOKENS), payload)
-        for first in range(0, used, each):
-            first = min(first, self._engine.total_blocks - each)
-            self._engine.scatter(_ids(first, first + each), TokenSpan(0, GRANULE_TOKENS), payload)
 
     def _blocks_of(self, tokens: int) -> int:
         return -(-tokens // self._engine.block_tokens)

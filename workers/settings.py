@@ -33,6 +33,8 @@ class WorkerSettings:
     report_s: float = 0.5
     assist_ttl_s: float = 60.0
     pull_floor_s: float = 2.0
+    pull_ceiling_s: float = 30.0
+    """However slow a link has been measured, for what its profile does not say: a sender waits no longer either."""
     pull_patience: float = 4.0
     """A pull may take this many times what the profile says before it is given up."""
     watermark_blocks: int = 0

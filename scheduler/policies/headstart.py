@@ -81,9 +81,11 @@ class Headstart:
         best = min([asked, *holders], key=lambda worker: self._cost(view, worker, waiting))
         return Take(waiting.request_id, self.cut(view, best, waiting), None if best is asked else best.ref)
 
-    def _cost(self, view: ClusterView, worker: WorkerView, waiting: WaitingView) -> float:
+    def _cost(self, view: ClusterView, worker: WorkerView, waiting: WaitingView) -> tuple[bool, float]:
+        """Whoever meets the request's targets comes before who does not, whatever it costs."""
         cut, cached = self.cut(view, worker, waiting), view.prefixes.cached_tokens(worker.ref, waiting.prefix, waiting.num_tokens)
-        return score(worker, waiting, giver=giver_of(view, waiting), cut=cut, cached=cached).cost
+        here = score(worker, waiting, giver=giver_of(view, waiting), cut=cut, cached=cached)
+        return not here.in_time, here.cost
 
     def _free_holders(self, view: ClusterView, asked: WorkerView, waiting: WaitingView) -> Iterator[WorkerView]:
         for ref in view.prefixes.holders(waiting.prefix, waiting.num_tokens):

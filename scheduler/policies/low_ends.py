@@ -104,18 +104,18 @@ class LowEnds:
         for waiting in self._candidates(view, worker, owner):
             cut = useful_cut(view, worker, waiting)
             here = self._score(view, worker, waiting, cut)
-            if self._in_time(here) and MARGIN * here.finish_s < self._finish_there(view, owner, waiting):
+            if here.in_time and MARGIN * here.finish_s < self._finish_there(view, owner, waiting):
                 return Take(waiting.request_id, cut)
         return None
 
     def cheaper(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> Take | None:
         """The low-end that is free, if it meets the targets and costs less than this owner. Without prices or targets: never."""
-        settings, worker = self._settings, view.workers.get(view.helper) if view.helper else None
-        if worker is None or not (worker.usd_per_hour and owner.usd_per_hour and (settings.ttft_target_s or settings.itl_target_s)):
+        worker = view.workers.get(view.helper) if view.helper else None
+        if worker is None or not (worker.usd_per_hour and owner.usd_per_hour and (waiting.ttft_target_s or waiting.itl_target_s)):
             return None
         cut = useful_cut(view, worker, waiting)
         here, there = self._score(view, worker, waiting, cut), score(owner, waiting)
-        if fits(worker, waiting) and self._in_time(here) and here.usd < there.usd:
+        if fits(worker, waiting) and here.in_time and here.usd < there.usd:
             return Take(waiting.request_id, cut, worker.ref)
         return None
 
@@ -154,10 +154,6 @@ class LowEnds:
     def _score(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, cut: int) -> Score:
         cached = view.prefixes.cached_tokens(worker.ref, waiting.prefix, waiting.num_tokens)
         return score(worker, waiting, Role.WHOLE, giver=giver_of(view, waiting), cut=cut, cached=cached)
-
-    def _in_time(self, here: Score) -> bool:
-        ttft, itl = self._settings.ttft_target_s, self._settings.itl_target_s
-        return (not ttft or here.ttft_s <= ttft) and (not itl or here.itl_s <= itl)
 
     def _owner(self, view: ClusterView) -> WorkerView | None:
         """The fastest."""

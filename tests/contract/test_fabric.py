@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shared.clock import SystemClock
@@ -101,6 +103,14 @@ async def test_too_long_a_predicted_wait_refuses(fabric: Fabric) -> None:
     await fabric.publish_load(await lead(fabric), 0, 100, 601.0)
     busy = await fabric.submit(submission())
     assert (busy.status, busy.retry_after_s) == (SubmitStatus.BUSY, 120.0)
+
+
+async def test_a_predicted_wait_beyond_a_requests_own_target_refuses(fabric: Fabric) -> None:
+    await fabric.publish_load(await lead(fabric), 0, 100, 5.0)
+    wanted = replace(submission(), ttft_target_s=4.0)
+    assert (await fabric.submit(wanted)).status is SubmitStatus.BUSY
+    assert (await fabric.submit(replace(wanted, ttft_target_s=6.0))).status is SubmitStatus.ACCEPTED
+    assert (await fabric.submit(submission(R2))).status is SubmitStatus.ACCEPTED
 
 
 class TestTheLine:

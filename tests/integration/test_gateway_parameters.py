@@ -11,6 +11,7 @@ import httpx2
 import openai
 import pytest
 
+from shared.fabric import WriteStatus
 from shared.types import RequestSpec
 from tests.support.fake_owner import End, Hold, Say, Step
 from tests.support.gateway_server import Stage, until
@@ -85,6 +86,49 @@ class TestSampling:
             body = {"model": "org/tiny", "input": "hi", **extra}
             assert (await stage.served.http.post("/v1/responses", json=body)).status_code == 200
         assert [one.priority for one in stage.owner.seen] == [-3, -10, 0, 0]
+
+    async def test_every_api_takes_targets_and_goodput_counts_who_kept_them(self, stage: Stage) -> None:
+        stage.owner.script = told
+        asked: list[tuple[str, dict[str, Any]]] = [
+            ("/v1/chat/completions", {"messages": MESSAGES, "ttft_target_ms": 60_000, "itl_target_ms": 50_000}),
+            ("/v1/completions", {"prompt": "hi", "ttft_target_ms": 0.001}),
+            ("/v1/responses", {"input": "hi", "itl_target_ms": 40_000.5}),
+            ("/v1/responses", {"input": "hi"}),
+        ]
+        for path, body in asked:
+            assert (await stage.served.http.post(path, json={"model": "org/tiny", **body})).status_code == 200
+        assert [(one.ttft_target_s, one.itl_target_s) for one in stage.owner.seen] == [(60, 50), (1e-6, 0), (0, 40.0005), (0, 0)]
+        counted = (await stage.served.http.get("/metrics")).text
+        shown = [line for line in counted.splitlines() if line.startswith("headstart:request_targets_total")]
+        assert sorted((line.split('result="')[1].split('"')[0], line.split()[-1]) for line in shown) == [
+            ("met", "2.0"),
+            ("ttft_missed", "1.0"),
+        ]
+
+    async def test_who_asks_for_a_first_token_sooner_than_it_can_come_is_told_so_at_once(self, stage: Stage) -> None:
+        stage.owner.script = told
+        assert stage.fabric.model.publish_load(1 << 60, 1, 0, 30.0) is WriteStatus.DONE
+        body = {"model": "org/tiny", "messages": MESSAGES}
+        refused = await stage.served.http.post("/v1/chat/completions", json={**body, "ttft_target_ms": 29_000})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "30")
+        assert (await stage.served.http.post("/v1/chat/completions", json={**body, "ttft_target_ms": 31_000})).status_code == 200
+        assert (await stage.served.http.post("/v1/chat/completions", json=body)).status_code == 200
+
+    async def test_explain_holds_a_request_against_its_targets(self, stage: Stage) -> None:
+        stage.owner.script = told
+        body = {"model": "org/tiny", "messages": MESSAGES, "ttft_target_ms": 0.5, "itl_target_ms": 90_000}
+        public_id = (await stage.served.http.post("/v1/chat/completions", json=body)).json()["id"]
+        page = (await stage.served.http.get(f"/v1/requests/{public_id}/explain")).json()
+        assert page["targets"] == {
+            "ttft_ms": 0.5,
+            "inter_token_ms": 90_000,
+            "ttft_met": page["times"]["ttft_ms"] <= 0.5,
+            "inter_token_met": True,
+        }
+        body = {"model": "org/tiny", "messages": MESSAGES}
+        public_id = (await stage.served.http.post("/v1/chat/completions", json=body)).json()["id"]
+        page = (await stage.served.http.get(f"/v1/requests/{public_id}/explain")).json()
+        assert set(page["targets"].values()) == {None}
 
     async def test_cached_tokens_are_told_in_usage(self, stage: Stage) -> None:
         stage.plays(Say("a", cached=4), End())

@@ -67,7 +67,7 @@ async def test_what_was_measured_once_is_found_by_every_worker_of_its_kind(
     shown = io.StringIO()
     document = await run_profile(ProfileSettings(settings, 1.0, tmp_path / "out.json"), Console(file=shown, width=200))
     assert read_profile(tmp_path / "out.json") == document
-    assert set(document.held_out_errors) == {"prefill", "decode", "mixed"}
+    assert set(document.held_out_errors) == {"prefill", "decode", "mixed", "link"}
     assert document.fitted_steps > document.held_out_steps > 5
     assert document.kv_tokens == engine.total_blocks * engine.block_tokens
     assert all(kind in shown.getvalue() for kind in ("prefill", "decode", "mixed", "KV transfer", "KV cache"))
@@ -128,7 +128,7 @@ def test_a_host_where_nothing_can_be_kept_only_says_so(tmp_path: Path, monkeypat
 def test_pulls_are_measured_by_the_code_that_serves_them() -> None:
     engine, hub = FakeEngine(total_blocks=64), LoopbackHub(immediate=True)
     link = measure_pulls(engine, LoopbackTransport(hub, GIVER), LoopbackTransport(hub, TAKER), 1 << 20)
-    assert [nbytes // (64 * engine.kv.bytes_per_token) for nbytes, _ in link] == [1, 2, 8]
+    assert [nbytes // (64 * engine.kv.bytes_per_token) for nbytes, _ in link] == [2, 4, 8]
     assert all(seconds > 0 for _, seconds in link)
 
 

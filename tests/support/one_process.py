@@ -17,6 +17,7 @@ from shared.types import WorkerId, WorkerRef
 from workers.core import WorkerCore
 from workers.engine_thread import EngineThread
 from workers.hf_detokenizer import HfDetokenizer
+from workers.loop import LoopSettings as WorkerHabits
 from workers.loop import WorkerLoop
 from workers.loopback_transport import LoopbackHub, LoopbackTransport
 from workers.mover import Mover
@@ -39,7 +40,14 @@ async def scheduling(url: str, settings: SchedulerSettings) -> AsyncIterator[Sch
 
 @contextlib.asynccontextmanager
 async def working(
-    url: str, model: Path, name: str, hub: LoopbackHub, *, slowdown: float = 1.0, tickets: Tickets = OPEN
+    url: str,
+    model: Path,
+    name: str,
+    hub: LoopbackHub,
+    *,
+    slowdown: float = 1.0,
+    tickets: Tickets = OPEN,
+    habits: WorkerHabits | None = None,
 ) -> AsyncIterator[WorkerLoop]:
     """Put together as `workers.process` does, but for its transport; drains at the end."""
     settings = WorkerProcessSettings(
@@ -50,7 +58,7 @@ async def working(
     profile = pretended(settings, engine)
     fabric = await RedisFabric.connect(url)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
-    loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), tickets=tickets)
+    loop = WorkerLoop(core, fabric, worker_info(settings, ref, engine, profile), SystemClock(), habits, tickets)
     loop.attach(
         EngineThread(engine, loop.from_thread),
         Mover(ref, engine, LoopbackTransport(hub, ref), loop.tell_worker_from_thread, loop.from_thread, tickets),

@@ -59,7 +59,7 @@ class ServingWorld:
             self.plan.model.name,
             FINGERPRINT,
             kind.gpu.name,
-            "simulated",
+            ref.worker,
             profile,
             BLOCK_TOKENS,
             blocks,

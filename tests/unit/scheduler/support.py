@@ -72,6 +72,8 @@ class Waits:
     assists_lost: int = 0
     prefix: bytes = b""
     mean_output: int = 1
+    ttft_target_s: float = 0.0
+    itl_target_s: float = 0.0
 
 
 def ref(name: str, incarnation: str = "1") -> WorkerRef:
@@ -96,8 +98,22 @@ def submission(
     background: bool = True,
     gateway: str = "",
     prefix: bytes = b"",
+    ttft_target_s: float = 0.0,
+    itl_target_s: float = 0.0,
 ) -> Submission:
-    return Submission(rid(name), n, max_tokens, 0, priority, timeout_s, background, GatewayId(gateway), prefix=prefix)
+    return Submission(
+        rid(name),
+        n,
+        max_tokens,
+        0,
+        priority,
+        timeout_s,
+        background,
+        GatewayId(gateway),
+        prefix=prefix,
+        ttft_target_s=ttft_target_s,
+        itl_target_s=itl_target_s,
+    )
 
 
 def record(

@@ -63,7 +63,7 @@ def test_the_owner_takes_it_with_everything_that_is_offered_and_the_low_end_stop
     d = Driver()
     order = d.assisted("a", offered=1024)
     commands = deeds(d.report("fast", tokens=512))
-    source = Source(order.assist, ref("slow"), 1024)
+    source = Source(order.assist, ref("slow"), 1024, "host")
     assert of(commands, Place) == [Place(ref("fast"), Assign(JobSeq(1, 2), rid("a"), 1, 2000, source))]
     assert told(commands) == [("slow", StopAssist(order.assist, ref("fast")))]
 
@@ -115,7 +115,7 @@ def test_an_owner_that_gave_the_head_start_itself_keeps_its_blocks() -> None:
     d.now += 2.0
     d.report("slow", listed(order, 1024), tokens=512, sequences=0, blocks=70)
     commands = d.tick(1.5)
-    assert [assign.source for assign in jobs(commands, Assign)] == [Source(order.assist, ref("slow"), 1024)]
+    assert [assign.source for assign in jobs(commands, Assign)] == [Source(order.assist, ref("slow"), 1024, "host")]
     assert told(commands) == []
 
 
@@ -178,7 +178,7 @@ def test_a_new_leader_finds_head_starts_in_reports() -> None:
     found = AssistOrder(JobSeq(0, 7), AssistId("0.7"), rid("a"), 0)
     assert told(d.report("slow", listed(found, 640))) == []
     (assign,) = jobs(d.report("fast", tokens=512), Assign)
-    assert assign.source == Source(found.assist, ref("slow"), 640)
+    assert assign.source == Source(found.assist, ref("slow"), 640, "host")
 
 
 def test_a_second_head_start_of_one_request_is_released() -> None:
@@ -234,4 +234,4 @@ def test_a_head_start_survives_its_owner() -> None:
     d.join("fast", FAST, "2")
     d.move_on("a")
     (assign,) = jobs(d.report(ref("fast", "2"), tokens=512), Assign)
-    assert (assign.attempt, assign.source) == (2, Source(order.assist, ref("slow"), 1024))
+    assert (assign.attempt, assign.source) == (2, Source(order.assist, ref("slow"), 1024, "host"))

@@ -91,6 +91,21 @@ def test_a_target_that_only_the_dear_worker_meets_is_met_there() -> None:
     assert assigned(priced(0.1).known("a", n=1000)).data["worker"] == "fast#1"
 
 
+def test_a_requests_own_target_counts_and_the_pools_is_for_who_has_none() -> None:
+    assert assigned(priced(0.1).known("a", n=1000, ttft_target_s=5.0)).data["worker"] == "slow#1"
+    story = assigned(priced(5.0).known("a", n=1000, ttft_target_s=0.1, itl_target_s=7.0))
+    assert story.data["worker"] == "fast#1"
+    assert (story.data["ttft_target_s"], story.data["itl_target_s"]) == (0.1, 7.0)
+    considered = story.data["considered"]
+    assert isinstance(considered, list)
+    assert [row["in_time"] for row in considered] == [True]
+
+
+def test_a_requests_own_time_between_tokens_counts() -> None:
+    assert assigned(priced(0.0).known("a", n=1000, itl_target_s=5.0)).data["worker"] == "slow#1"
+    assert assigned(priced(5.0).known("a", n=1000, itl_target_s=1e-6)).data["worker"] == "fast#1"
+
+
 def test_without_a_target_nothing_is_saved() -> None:
     assert assigned(priced(0.0).known("a", n=1000)).data["worker"] == "fast#1"
 

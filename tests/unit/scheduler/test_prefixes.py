@@ -173,7 +173,7 @@ def test_an_offer_that_the_cache_should_have_is_given_along_in_case_it_has_not()
     d.report("slow", AssistState(order.assist, rid("a"), 640, stopped=False))
     d.known("b", n=2000, prefix=PREFIX)
     (assign, *_) = jobs(d.report("fast", tokens=512), Assign)
-    assert assign.source == Source(AssistId(order.assist), ref("slow"), 640)
+    assert assign.source == Source(AssistId(order.assist), ref("slow"), 640, "host")
 
 
 # --- the memory itself ------------------------------------------------------------------------------------------------

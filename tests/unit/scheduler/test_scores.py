@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from scheduler.backlog import Backlog
 from scheduler.core import Leadership
-from scheduler.cost_model import assist_limit, can_hold, fits
+from scheduler.cost_model import assist_limit, can_hold, fits, pull_seconds
 from scheduler.events import Place
 from scheduler.scores import Role, score, useful_cut
 from scheduler.view import Amount, ClusterView, Roles, WorkerView
 from shared.messages import Assign, AssistOrder
-from shared.profile import Profile
+from shared.profile import PeerLink, Profile
 from shared.types import GRANULE_TOKENS, AssistId, RequestId
 from tests.unit.scheduler.support import Driver, Held, Waits, jobs, of, owned, ref
 
@@ -52,6 +52,18 @@ def test_a_cut_is_whole_granules_and_never_the_last_token(worker: WorkerView, gi
     for cut in (useful_cut(cluster(worker, giver), worker, waiting), assist_limit(worker, waiting.num_tokens)):
         assert cut % GRANULE_TOKENS == 0
         assert 0 <= cut <= waiting.num_tokens - 1
+
+
+@given(workers(), workers("giver"), workers("other"), st.integers(1, 80))
+def test_a_pull_takes_what_the_owner_measured_of_that_host_and_elsewhere_the_slower_link(
+    worker: WorkerView, giver: WorkerView, other: WorkerView, granules: int
+) -> None:
+    cut, link = granules * GRANULE_TOKENS, PeerLink("there", 0.5, 1e9)
+    owner = worker._replace(links={"there": link})
+    assert pull_seconds(owner, giver._replace(host="there"), cut) == link.seconds(cut * worker.profile.kv_bytes_per_token)
+    slower = max(worker.profile.transfer_seconds(cut), other.profile.transfer_seconds(cut))
+    assert pull_seconds(owner, other._replace(host="elsewhere"), cut) == slower
+    assert pull_seconds(owner, owner._replace(host="there"), cut) == 0
 
 
 @given(workers(), requests(), st.floats(0.01, 1.0), st.sampled_from(list(Role)))

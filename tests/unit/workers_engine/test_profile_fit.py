@@ -14,8 +14,8 @@ from scheduler.simulation.serving.hardware import find_gpu, find_model
 from scheduler.simulation.serving.plan import ClusterPlan, WorkerPlan
 from scheduler.simulation.serving.profiles import fitted_profile, unseen
 from shared.profile import Profile
+from workers.link_fit import fit_link
 from workers.profile_fit import errors, fit_profile, least_absolute
-from workers.profile_link import fit_link
 from workers.profile_shapes import Bounds, StepClass, Work, class_of, works
 
 GPU = Profile(0.012, 7e-5, 2e-9, 2e-5, 4e-8, 1, free_tokens=130.0)
