@@ -174,4 +174,4 @@ def status(answer: bytes) -> WriteStatus:
 
 
 def _logged(entries: list[tuple[str, dict[bytes, bytes]]]) -> tuple[LoggedEntry, ...]:
-    return tuple(LoggedEntry(entry_id, decode(fields[b"m"], *LOG_ENTRIES)) for entry_id, fields in entries)
+    return tuple([LoggedEntry(entry_id, decode(fields[b"m"], *LOG_ENTRIES)) for entry_id, fields in entries])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 PROMPT_TAIL = 16
 """Prompt ids that prime the decoder, so that the first generated token keeps its leading space."""
@@ -23,8 +22,7 @@ class Detokenizer(Protocol):
     def open(self, prompt: tuple[int, ...]) -> TokenStream: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Text released by a token; `stopped` when it completed a stop string (which is not released)."""
 
     text: str
@@ -52,6 +50,8 @@ class SafeText:
         return piece if piece.stopped else Piece(piece.text + held)
 
     def _release(self, text: str) -> Piece:
+        if not self._stop:
+            return Piece(text)
         pending = self._held + text
         cut = min((at for at in (pending.find(stop) for stop in self._stop) if at >= 0), default=-1)
         if cut >= 0:

@@ -62,10 +62,10 @@ class OutputBook:
 
     def handle(self, command: OutputCommand) -> None:
         match command:
-            case OpenOutput():
-                self._outputs[command.spec.request_id] = _Output(command.attempt, self._replay_all(command))
             case Emit():
                 self._emit(command)
+            case OpenOutput():
+                self._outputs[command.spec.request_id] = _Output(command.attempt, self._replay_all(command))
             case EndRequest():
                 output = self._current(command.request_id, command.attempt)
                 if output and output.end is None:
@@ -76,10 +76,13 @@ class OutputBook:
 
     def take(self) -> list[Append]:
         """One append per request that has something to say; an unanswered one again, unchanged."""
+        appends: list[Append] = []
         for request_id, output in self._outputs.items():
             if output.sent is None and (output.waiting or output.end):
                 output.sent = (request_id, output.attempt, tuple(output.waiting), output.end)
-        return [output.sent for output in self._outputs.values() if output.sent]
+            if output.sent:
+                appends.append(output.sent)
+        return appends
 
     def answered(self, append: Append, status: WriteStatus) -> bool:
         """What the log said to one append; True when the record is to be closed now."""
@@ -145,10 +148,9 @@ class OutputBook:
         self._write_down(output, command, len(command.token_ids), pieces, command.finish)
 
     def _write_down(self, output: _Output, emit: Emit, count: int, pieces: list[str], finish: FinishReason | None) -> None:
-        now, text, top = self._clock.wall_ms(), "".join(pieces), emit.top_logprobs[:count]
-        entry = LogTokens(
-            emit.choice, emit.index, emit.token_ids[:count], text, emit.logprobs[:count], finish, now, top, emit.cached_tokens
-        )
+        _, _, choice, index, token_ids, logprobs, _, top, cached = emit
+        now = self._clock.wall_ms()
+        entry = LogTokens(choice, index, token_ids[:count], "".join(pieces), logprobs[:count], finish, now, top[:count], cached)
         output.waiting.append(entry)
         if finish is not None:
             del output.texts[emit.choice]
