@@ -122,7 +122,8 @@ def fields_of(kind: type) -> dict[str, bool]:
     if dataclasses.is_dataclass(kind):
         missing = dataclasses.MISSING
         return {field.name: field.default is missing and field.default_factory is missing for field in dataclasses.fields(kind)}
-    return {name: name not in kind._field_defaults for name in kind._fields} if hasattr(kind, "_field_defaults") else {}
+    defaults = getattr(kind, "_field_defaults", {})
+    return {name: name not in defaults for name in getattr(kind, "_fields", ())}
 
 
 def _reader(kind: type, names: list[str]) -> Callable[[Any], Iterable[Any]]:
