@@ -9,7 +9,7 @@ import msgpack
 import xxhash
 
 from shared import scripts
-from shared.codec import encode
+from shared.entry_codec import encode_entry
 from shared.fabric import WriteStatus
 from shared.hints import News
 from shared.keys import Keys
@@ -41,12 +41,13 @@ class Written(NamedTuple):
 
 def encoded_append(append: Append) -> EncodedAppend:
     request_id, attempt, tokens, end = append
-    entries = [encode(entry) for entry in tokens]
-    args: list[Arg] = [attempt, digest_of(append), end.phase.value if end else "", encode(end) if end else b"", len(tokens)]
+    entries = [encode_entry(entry) for entry in tokens]
+    ending = encode_entry(end) if end else b""
+    args: list[Arg] = [attempt, digest_of(append), end.phase.value if end else "", ending, len(tokens)]
     for entry, raw in zip(tokens, entries, strict=True):
         args += (entry.choice, entry.index, len(entry.token_ids), raw)
     if end:
-        entries.append(encode(end))
+        entries.append(ending)
     return EncodedAppend(request_id, args, entries)
 
 
