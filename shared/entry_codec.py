@@ -23,7 +23,7 @@ _make = LogTokens._make
 
 def encode_entry(entry: LogEntry) -> bytes:
     """`encode`."""
-    if type(entry) is LogTokens and entry.finish is None and not entry.top_logprobs and _are_floats(entry.logprobs):
+    if type(entry) is LogTokens and entry.finish is None and not entry.top_logprobs and _are_all(entry.logprobs, float):
         raw: bytes = _PACKER.pack((VERSION, _TAG, *entry))
         return raw
     return encode(entry)
@@ -43,12 +43,8 @@ def decode_entry(raw: bytes) -> LogEntry:
 
 def _is_plain(frame: tuple[object, ...]) -> bool:
     version, tag, _, _, token_ids, _, logprobs, _, _, top, _ = frame
-    return version == VERSION and tag == _TAG and not top and _is_one(token_ids, int) and _is_one(logprobs, float)
+    return version == VERSION and tag == _TAG and not top and _are_all(token_ids, int) and _are_all(logprobs, float)
 
 
-def _is_one(items: object, kind: type) -> bool:
-    return type(items) is tuple and len(items) == 1 and type(items[0]) is kind
-
-
-def _are_floats(items: tuple[float, ...]) -> bool:
-    return set(map(type, items)) <= {float}
+def _are_all(items: object, kind: type) -> bool:
+    return type(items) is tuple and (type(items[0]) is kind if len(items) == 1 else set(map(type, items)) <= {kind})

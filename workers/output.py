@@ -21,6 +21,7 @@ from shared.messages import LogEnd, LogTokens
 from shared.processes import event_loop
 from shared.types import FinishReason, Phase, RequestId, RequestSpec
 from workers.detokenizer import Detokenizer, SafeText
+from workers.entry_joining import joined
 from workers.events import Closed, Delivered, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class OutputBook:
         appends: list[Append] = []
         for request_id, output in self._outputs.items():
             if output.sent is None and (output.waiting or output.end):
+                output.waiting = joined(output.waiting)
                 output.sent = (request_id, output.attempt, tuple(output.waiting), output.end)
             if output.sent:
                 appends.append(output.sent)
