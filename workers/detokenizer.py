@@ -39,6 +39,9 @@ class SafeText:
         self._stream = stream
         self._stop = stop
         self._held = ""
+        self.stops = bool(stop)
+        self.step = stream.step
+        """Text of a token, where there is no stop string to look for: `push` says the same."""
 
     def push(self, token_id: int) -> Piece:
         return self._release(self._stream.step(token_id))
@@ -50,8 +53,6 @@ class SafeText:
         return piece if piece.stopped else Piece(piece.text + held)
 
     def _release(self, text: str) -> Piece:
-        if not self._stop:
-            return Piece(text)
         pending = self._held + text
         cut = min((at for at in (pending.find(stop) for stop in self._stop) if at >= 0), default=-1)
         if cut >= 0:

@@ -105,7 +105,10 @@ class WorkerMetrics(MetricSet):
         for event in events:
             self._note_event(event, commands)
         for command in commands:
-            self._note_command(command, now)
+            if type(command) is Emit:
+                self._emitted(command, now)
+            else:
+                self._note_command(command, now)
         for event in events:
             if isinstance(event, Closed):
                 self._closed(event.request_id, now)
@@ -130,8 +133,6 @@ class WorkerMetrics(MetricSet):
 
     def _note_command(self, command: WorkerCommand, now: float) -> None:
         match command:
-            case Emit():
-                self._emitted(command, now)
             case OpenOutput():
                 prompt = len(command.spec.prompt)
                 self._requests[command.spec.request_id] = _Request(now, prompt)

@@ -137,6 +137,9 @@ class OutputBook:
         text = output.texts.get(command.choice) if output else None
         if output is None or output.end is not None or text is None:
             return
+        if not text.stops and command.finish is None and len(command.token_ids) == 1:
+            self._append_token(output, command, text.step(command.token_ids[0]))
+            return
         pieces: list[str] = []
         for offset, token_id in enumerate(command.token_ids):
             piece = text.push(token_id)
@@ -148,6 +151,11 @@ class OutputBook:
         if command.finish is not None:
             pieces.append(text.finish().text)
         self._write_down(output, command, len(command.token_ids), pieces, command.finish)
+
+    def _append_token(self, output: _Output, emit: Emit, text: str) -> None:
+        """The common case, and the short way: one token that neither ends its choice nor could."""
+        _, _, choice, index, token_ids, logprobs, _, top, cached = emit
+        output.waiting.append(LogTokens(choice, index, token_ids, text, logprobs, None, self._clock.wall_ms(), top, cached))
 
     def _write_down(self, output: _Output, emit: Emit, count: int, pieces: list[str], finish: FinishReason | None) -> None:
         _, _, choice, index, token_ids, logprobs, _, top, cached = emit

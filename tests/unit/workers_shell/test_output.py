@@ -221,3 +221,15 @@ def test_top_logprobs_are_logged_with_their_tokens_up_to_the_stop() -> None:
     it.handle(Emit(REQUEST, 1, 0, 0, ids("abc"), (0.0,) * 3, None, best))
     ((_, _, (entry,), _),) = it.take()
     assert entry.top_logprobs == best[:2]
+
+
+@given(st.text(st.characters(max_codepoint=0x24F), min_size=1, max_size=20))
+def test_tokens_one_by_one_are_written_as_they_are_together(text: str) -> None:
+    single, together = book(), book()
+    for index, letter in enumerate(text):
+        single.handle(emit(letter, index))
+    together.handle(emit(text))
+    (one,), (other,) = single.take(), together.take()
+    assert "".join(entry.text for entry in one[2]) == other[2][0].text == text
+    assert tuple(token for entry in one[2] for token in entry.token_ids) == other[2][0].token_ids
+    assert sum((entry.logprobs for entry in one[2]), ()) == other[2][0].logprobs
