@@ -51,6 +51,8 @@ class Window:
     """p50 and p99."""
     cpu_us: dict[str, float]
     """Of each process, per token."""
+    events: int
+    """A worker that writes more slowly than it computes puts several tokens into one."""
 
     @property
     def rate(self) -> float:
@@ -59,7 +61,8 @@ class Window:
     def line(self, name: str) -> str:
         parts = " ".join(f"{process} {us:.1f}" for process, us in self.cpu_us.items())
         p50, p99 = self.added_ms
-        return f"{name:28} {self.rate:9.0f} tokens/s  added p50 {p50:7.2f} ms p99 {p99:7.2f} ms  CPU us/token: {parts}"
+        rate = f"{self.rate:9.0f} tokens/s ({self.tokens / max(1, self.events):.2f} an event)"
+        return f"{name:28} {rate}  added p50 {p50:7.2f} ms p99 {p99:7.2f} ms  CPU us/token: {parts}"
 
 
 async def streamed(bench: Bench, streams: int, step_s: float, seconds: float, first_seed: int) -> Window:
@@ -72,26 +75,28 @@ async def streamed(bench: Bench, streams: int, step_s: float, seconds: float, fi
     await eventually(lambda: _all_began(opened), 120.0)
     bench.pace(step_s)
     await asyncio.sleep(0.5)
-    cpu, began, before = bench.cpu(), time.monotonic(), sum(stream.frames for stream in opened)
+    cpu, began = bench.cpu(), time.monotonic()
     await asyncio.sleep(seconds)
-    ended, passed = time.monotonic(), sum(stream.frames for stream in opened) - before
-    spent = {name: (total - cpu[name]) / max(1, passed) * 1e6 for name, total in bench.cpu().items()}
+    ended, spent = time.monotonic(), {name: total - cpu[name] for name, total in bench.cpu().items()}
     bench.pace(RAMP_STEP_S)
     for stream in opened:
         stream.close()
     await bench.settled()
-    added = np.concatenate([_added(bench, stream, first_seed + at, began, ended) for at, stream in enumerate(opened)])
+    heard = [_heard(bench, stream, first_seed + at, began, ended) for at, stream in enumerate(opened)]
+    tokens, added = sum(count for count, _ in heard), np.concatenate([late for _, late in heard])
     p50, p99 = np.percentile(added, [50, 99]) * 1000
-    return Window(passed, ended - began, (float(p50), float(p99)), spent)
+    per_token = {name: total / max(1, tokens) * 1e6 for name, total in spent.items()}
+    return Window(tokens, ended - began, (float(p50), float(p99)), per_token, len(added))
 
 
-def _added(bench: Bench, stream: Stream, seed: int, began: float, ended: float) -> np.typing.NDArray[np.float64]:
-    """Seconds from emission to receipt of the events that came within the window; an event of several tokens counts by its last."""
+def _heard(bench: Bench, stream: Stream, seed: int, began: float, ended: float) -> tuple[int, np.typing.NDArray[np.float64]]:
+    """Tokens that came within the window, and of each of their events the seconds from its last token's emission to its receipt."""
     last = _last_tokens([event["choices"][0]["text"] for event in stream.events()], seed)
     arrivals = np.array(stream.arrivals())[: len(last)]
     emitted = bench.stamps[1 + seed * TOKENS + last[: len(arrivals)]]
     inside = (arrivals >= began) & (arrivals < ended)
-    return np.asarray(arrivals - emitted)[inside]
+    tokens = np.diff(last[: len(arrivals)], prepend=-1)[inside]
+    return int(tokens.sum()), np.asarray(arrivals - emitted)[inside]
 
 
 def _last_tokens(texts: Sequence[str], seed: int) -> np.typing.NDArray[np.int64]:

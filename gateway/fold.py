@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from json import dumps, loads
+from typing import NamedTuple
 
 from gateway.logprobs import Logprobs, TokenNames
 from shared.errors import FabricError
@@ -91,8 +92,7 @@ class ApiHead:
         return cls(**{**known, "kind": Kind(read["kind"]), "items": tuple(read.get("items", ()))})
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event of a stream. `data` carries `sequence_number` too; `name` is the SSE event name, if the API has one."""
 
     number: int
@@ -248,8 +248,9 @@ class Fold(ABC):
     def _numbered(self, bodies: Iterator[Body]) -> list[Event]:
         events = []
         for name, data in bodies:
-            events.append(Event(self.next_number, {**data, "sequence_number": self.next_number}, name))
-            self.next_number += 1
+            number = self.next_number
+            events.append(Event(number, {**data, "sequence_number": number}, name))
+            self.next_number = number + 1
         return events
 
 

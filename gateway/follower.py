@@ -72,6 +72,7 @@ class Follower:
         try:
             yield following
         finally:
+            following.close()
             self.drops += following.drops
             self.detach(request_id, following)
 

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from gateway.fold import LogLost
 from gateway.tail import Entries
-from gateway.tallies import TallyCounter, TallyHistogram
 from shared.messages import LogEnd, LogTokens
+from shared.tallies import TallyCounter, TallyHistogram
 from shared.types import FinishReason, Phase
 
 TTFT_BUCKETS = (

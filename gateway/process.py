@@ -14,7 +14,7 @@ from gateway.settings import GatewaySettings, model_length
 from gateway.tokenizer import Tokenizer
 from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
-from shared.processes import on_stop_signals
+from shared.processes import on_stop_signals, spare_collector
 from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
 
@@ -40,7 +40,9 @@ async def serve(settings: GatewaySettings) -> None:
             )
             for extra, tokenizer in zip(settings.extra_models, tokenizers[1:], strict=True)
         ]
-        await run_app(create_app(settings, fabric, tokenizers[0], more=more), settings, stop)
+        app = create_app(settings, fabric, tokenizers[0], more=more)
+        spare_collector()
+        await run_app(app, settings, stop)
     finally:
         for tokenizer in tokenizers:
             tokenizer.close()

@@ -18,6 +18,8 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 def encode(event: Event, *, with_id: bool = False) -> bytes:
     """One frame: `id:` only where it is asked for, `event:` only where the API names its events."""
+    if not (with_id or event.name):
+        return b"data: " + orjson.dumps(event.data) + b"\n\n"
     head = b""
     if with_id:
         head += b"id: %d\n" % event.number

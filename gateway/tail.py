@@ -56,7 +56,9 @@ class Tail:
     def extend(self, fresh: Entries, now: float) -> None:
         """Entries that stand right behind the last one."""
         self.position, self.count, self.heard = fresh[-1].entry_id, self.count + len(fresh), now
-        self.ended = self.ended or any(isinstance(entry.entry, LogEnd) for entry in fresh)
+        for logged in fresh:
+            if type(logged.entry) is LogEnd:
+                self.ended = True
         for consumer in tuple(self.consumers):
             consumer.push(fresh)
 
@@ -80,6 +82,9 @@ class Following:
         """The buffer may hold entries that a read of the log has given already."""
         self._error: LogLost | None = None
         self._waiting: asyncio.Future[bool] | None = None
+        self._until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        """Goes off at `_until` or earlier; it outlives the waiting that set it."""
         self.drops = 0
         """How often the buffer was given up because the client was too slow."""
 
@@ -112,18 +117,32 @@ class Following:
             if not await self._wait(min(left, RETRY_S) if self._behind else left) and (not self._behind or left <= 0):
                 return ()
 
-    # -- waiting, without a task or a timeout context for each entry
+    # -- waiting, without a task, a timeout context or a timer for each entry
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _wait(self, timeout_s: float) -> bool:
         """Whether there is news; false after `timeout_s`."""
         loop = asyncio.get_running_loop()
-        self._waiting = loop.create_future()
-        timer = loop.call_later(timeout_s, self._wake)
+        self._waiting, self._until = loop.create_future(), loop.time() + timeout_s
+        if self._timer is None or self._timer.when() > self._until:
+            self.close()
+            self._timer = loop.call_at(self._until, self._ring)
         try:
             return await self._waiting
         finally:
-            timer.cancel()
             self._waiting = None
+
+    def _ring(self) -> None:
+        """Most often there was news since the timer was set, and it is not time yet."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        if loop.time() >= self._until:
+            self._wake()
+        elif self._waiting is not None:
+            self._timer = loop.call_at(self._until, self._ring)
 
     def _wake(self, *, news: bool = False) -> None:
         if self._waiting is not None and not self._waiting.done():

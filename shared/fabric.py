@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shared.messages import Control, Job, LogEnd, LogEntry, LogTokens, PoolEvent, StoryLine, Submission, WorkerInfo
 from shared.types import GatewayId, Phase, RequestId, RequestSpec, WorkerRef
@@ -103,8 +103,7 @@ class LogHead:
     fence: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedEntry:
+class LoggedEntry(NamedTuple):
     """`entry_id` orders the entries of one log and is where a reader goes on."""
 
     entry_id: str
@@ -119,8 +118,7 @@ class LoadedLog:
     entries: tuple[LogEntry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Grown:
+class Grown(NamedTuple):
     """A hint that a log grew: `entries` stand right behind its entry `after`. Without any, whoever wants to know reads the log."""
 
     request_id: RequestId

@@ -389,4 +389,4 @@ def _same(one: Append, other: Append) -> bool:
 
 def _timeless(append: Append) -> Append:
     attempt, tokens, end = append
-    return attempt, tuple(replace(entry, at_ms=0) for entry in tokens), replace(end, at_ms=0) if end else None
+    return attempt, tuple(entry._replace(at_ms=0) for entry in tokens), replace(end, at_ms=0) if end else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from shared.codec import LOG_ENTRIES, decode
+from shared.entry_codec import decode_entry
 from shared.errors import DecodeError
 from shared.fabric import Grown, LoggedEntry
 from shared.types import RequestId
@@ -34,7 +34,7 @@ def read(message: bytes, wanted: Container[RequestId] | None = None) -> tuple[Gr
     """News of the wanted logs (None: of all); none at all if it is about others, an empty tuple if it could be about any."""
     try:
         news = msgpack.unpackb(message, use_list=False)
-        grown = tuple(_grown(*one) for one in news if wanted is None or one[0] in wanted)
+        grown = tuple([_grown(*one) for one in news if wanted is None or one[0] in wanted])
     except (ValueError, TypeError, IndexError, msgpack.exceptions.UnpackException):
         return ()
     return grown or None
@@ -42,6 +42,6 @@ def read(message: bytes, wanted: Container[RequestId] | None = None) -> tuple[Gr
 
 def _grown(request_id: RequestId, after: str = "", ids: Sequence[str] = (), entries: Sequence[bytes] = (), *_: Any) -> Grown:
     try:
-        return Grown(request_id, after, tuple(LoggedEntry(at, decode(raw, *LOG_ENTRIES)) for at, raw in zip(ids, entries, strict=True)))
+        return Grown(request_id, after, tuple([LoggedEntry(at, decode_entry(raw)) for at, raw in zip(ids, entries, strict=True)]))
     except DecodeError:
         return Grown(request_id)

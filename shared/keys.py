@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from zlib import crc32
 
@@ -208,9 +209,15 @@ class Keys:
         return f"{self.prefix}control:{worker}"
 
     def log(self, request_id: RequestId) -> LogKeys:
-        shard = log_shard(request_id)
-        prefix = f"hs:{{{self.pool}:l{shard}}}:"
-        return LogKeys(shard, f"{prefix}head:{request_id}", f"{prefix}log:{request_id}", f"{prefix}story:{request_id}")
+        return _log_keys(self.pool, request_id)
+
+
+@lru_cache(maxsize=4096)
+def _log_keys(pool: PoolId, request_id: RequestId) -> LogKeys:
+    """A writer asks for them with every token."""
+    shard = log_shard(request_id)
+    prefix = f"hs:{{{pool}:l{shard}}}:"
+    return LogKeys(shard, f"{prefix}head:{request_id}", f"{prefix}log:{request_id}", f"{prefix}story:{request_id}")
 
 
 def log_shard(request_id: RequestId) -> int:

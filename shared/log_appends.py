@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgpack
 import xxhash
 
 from shared import scripts
-from shared.codec import encode
+from shared.entry_codec import encode_entry
 from shared.fabric import WriteStatus
 from shared.hints import News
 from shared.keys import Keys
@@ -20,11 +20,11 @@ from shared.types import RequestId
 Append = tuple[RequestId, int, tuple[LogTokens, ...], LogEnd | None]
 """`(request_id, attempt, tokens, end)`, as `append` takes them."""
 
+_CLOCK = LogTokens._fields.index("at_ms")
 _PACKER = msgpack.Packer(unicode_errors="surrogatepass")  # It holds the interpreter's lock for all of a `pack`.
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedAppend:
+class EncodedAppend(NamedTuple):
     """One log's part of the script's arguments."""
 
     request_id: RequestId
@@ -33,8 +33,7 @@ class EncodedAppend:
     """As they will stand in the log, the end among them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     status: WriteStatus
     news: News | None
     """What to tell about the log; None if it did not grow."""
@@ -42,16 +41,17 @@ class Written:
 
 def encoded_append(append: Append) -> EncodedAppend:
     request_id, attempt, tokens, end = append
-    entries = [encode(entry) for entry in tokens]
-    args: list[Arg] = [attempt, digest_of(append), _ending(end), encode(end) if end else b"", len(tokens)]
+    entries = [encode_entry(entry) for entry in tokens]
+    ending = encode_entry(end) if end else b""
+    args: list[Arg] = [attempt, digest_of(append), _phase_and_counts(end), ending, len(tokens)]
     for entry, raw in zip(tokens, entries, strict=True):
         args += (entry.choice, entry.index, len(entry.token_ids), raw)
     if end:
-        entries.append(encode(end))
+        entries.append(ending)
     return EncodedAppend(request_id, args, entries)
 
 
-def _ending(end: LogEnd | None) -> str:
+def _phase_and_counts(end: LogEnd | None) -> str:
     """The phase, and behind it the counts of the choices."""
     return " ".join((end.phase.value, *map(str, end.counts))) if end else ""
 
@@ -80,10 +80,7 @@ def written_of(append: EncodedAppend, answer: bytes) -> Written:
 def digest_of(append: Append) -> bytes:
     """Names what an append says, whenever its writer said it: a repeat by a writer that has forgotten its first try is one."""
     _, attempt, tokens, end = append
-    said = [
-        (entry.choice, entry.index, entry.token_ids, entry.text, entry.logprobs, entry.finish, entry.top_logprobs, entry.cached_tokens)
-        for entry in tokens
-    ]
+    said = [entry[:_CLOCK] + entry[_CLOCK + 1 :] for entry in tokens]
     ending = end and (end.phase, end.error, end.code)
     digest: bytes = xxhash.xxh3_128_digest(_PACKER.pack((attempt, said, ending)))
     return digest

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from shared.profile import PeerLink, Profile
 from shared.types import NO_GATEWAY, AssistId, FinishReason, GatewayId, JobSeq, Phase, RequestId, TokenSpan, TransferId, WorkerRef
@@ -295,12 +296,14 @@ class Report:
 # --- the log -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LogTokens:
-    """Tokens `[index, index + len(token_ids))` of one choice, and the text that became safe to show with them."""
+class LogTokens(NamedTuple):
+    """Tokens `[index, index + len(token_ids))` of one choice, and the text that became safe to show with them.
+
+    Made for every token in every process: a named tuple costs a quarter of a frozen dataclass.
+    """
 
     choice: int
-    index: int
+    index: int  # type: ignore[assignment]  # as everywhere; nobody looks for a field in it
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[float, ...] = ()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from shared.errors import ConfigError
+from shared.tallies import TallyHistogram
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,11 @@ class MetricSet:
     def histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         self.rows.append(MetricRow(PREFIX + name, "histogram", (), text))
         return Histogram(PREFIX + name, text, buckets=tuple(buckets), registry=self.registry)
+
+    def tally(self, name: str, text: str, buckets: Sequence[float]) -> TallyHistogram:
+        """A histogram for what happens with every token."""
+        self.rows.append(MetricRow(PREFIX + name, "histogram", (), text))
+        return TallyHistogram(PREFIX + name, text, tuple(buckets), {}, self.registry)
 
 
 @contextmanager

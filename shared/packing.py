@@ -1,13 +1,13 @@
-"""From type hints to converters: how a frozen dataclass becomes what msgpack knows, and back.
+"""From type hints to converters: how a frozen dataclass or a named tuple becomes what msgpack knows, and back.
 
-A dataclass is the array of its fields in order. A union of dataclasses is `[tag, fields...]`; everything else is told
+It is the array of its fields in order. A union of dataclasses is `[tag, fields...]`; everything else is told
 apart by its msgpack type alone, strictly: a bool is no int, an int is no float. Converters are made once per type.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from operator import attrgetter
 from types import NoneType, UnionType
@@ -30,7 +30,7 @@ class Shape:
     pack: Callable[[Any], Any] | None
     unpack: Callable[[Any], Any]
     scalar: type = Misfit
-    """What it unpacks to itself, if it is a scalar: no call is needed for it. (Nothing on a wire is a `Misfit`.)"""
+    """What it takes as it is (a scalar, or what is left out): no call is needed for it. (Nothing on a wire is a `Misfit`.)"""
 
 
 class Shapes:
@@ -61,8 +61,8 @@ class Shapes:
             return Shape(_plain_dict, _plain_dict)
         if isinstance(hint, type) and issubclass(hint, Enum):
             return _enum(hint)
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            return self._dataclass(hint)
+        if isinstance(hint, type) and fields_of(hint):
+            return self._fielded(hint)
         raise TypeError(f"{hint} has no shape on the wire")
 
     def _tuple(self, item_hint: Any) -> Shape:
@@ -110,21 +110,33 @@ class Shapes:
         fields: list[Any] = pack(value) if pack else []
         return fields
 
-    def _dataclass(self, kind: type) -> Shape:
-        hints = get_type_hints(kind)
-        fields = dataclasses.fields(kind)
-        shapes = [self.of(hints[field.name]) for field in fields]
-        required = sum(field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields)
+    def _fielded(self, kind: type) -> Shape:
+        hints, fields = get_type_hints(kind), fields_of(kind)
+        shapes = [self.of(hints[name]) for name in fields]
         packers = [(at, shape.pack) for at, shape in enumerate(shapes) if shape.pack is not None]
-        return Shape(_to_fields([field.name for field in fields], packers), _from_fields(kind, shapes, required))
+        return Shape(_to_fields(_reader(kind, list(fields)), packers), _from_fields(kind, shapes, sum(fields.values())))
 
 
-def _to_fields(names: list[str], packers: list[tuple[int, Callable[[Any], Any]]]) -> Callable[[Any], list[Any]]:
+def fields_of(kind: type) -> dict[str, bool]:
+    """The fields of a dataclass or a named tuple in order, and whether each must be given; nothing for any other type."""
+    if dataclasses.is_dataclass(kind):
+        missing = dataclasses.MISSING
+        return {field.name: field.default is missing and field.default_factory is missing for field in dataclasses.fields(kind)}
+    defaults = getattr(kind, "_field_defaults", {})
+    return {name: name not in defaults for name in getattr(kind, "_fields", ())}
+
+
+def _reader(kind: type, names: list[str]) -> Callable[[Any], Iterable[Any]]:
+    """The values of a message's fields in order."""
+    if issubclass(kind, tuple):
+        return iter
     read = attrgetter(*names)
-    single = len(names) == 1
+    return (lambda value: (read(value),)) if len(names) == 1 else read
 
+
+def _to_fields(read: Callable[[Any], Iterable[Any]], packers: list[tuple[int, Callable[[Any], Any]]]) -> Callable[[Any], list[Any]]:
     def pack(value: Any) -> list[Any]:
-        fields = [read(value)] if single else list(read(value))
+        fields = list(read(value))
         for at, pack_field in packers:
             fields[at] = pack_field(fields[at])
         return fields
@@ -171,7 +183,7 @@ def _items(unpack_item: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def unpack(raw: Any) -> Any:
         if type(raw) is not tuple:
             raise Misfit(f"an array expected, not {type(raw).__name__}")
-        return tuple(map(unpack_item, raw))
+        return tuple(map(unpack_item, raw)) if raw else raw
 
     return unpack
 
@@ -183,7 +195,7 @@ def _each(pack_item: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _optional(shape: Shape) -> Shape:
     inner = shape.pack
     pack = None if inner is None else (lambda value: None if value is None else inner(value))
-    return Shape(pack, lambda raw: None if raw is None else shape.unpack(raw))
+    return Shape(pack, lambda raw: None if raw is None else shape.unpack(raw), NoneType)
 
 
 def _enum(kind: type[Enum]) -> Shape:

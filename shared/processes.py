@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ PARENT_VARIABLE = "HEADSTART_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 ASK_AGAIN_S = 1.0
 LOOP_ASK_AGAIN_S = 5.0
+YOUNG_OBJECTS = 20_000
 """For a task that itself ends others."""
 
 
@@ -26,6 +28,16 @@ def die_with_parent() -> None:
     if os.getppid() != int(parent):
         # It died before we asked.
         sys.exit(1)
+
+
+def spare_collector() -> None:
+    """Call it once all is loaded that stays. The collector then looks at what came later only, and less often than by default.
+
+    Tokens wait by the thousand in a process that is behind: each made it walk through every module and model schema again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 10, 10)
 
 
 def on_stop_signals(stop: Callable[[], None]) -> None:

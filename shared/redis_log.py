@@ -11,8 +11,9 @@ from itertools import chain
 from typing import Any
 
 from shared import hints, scripts
-from shared.codec import LOG_ENTRIES, decode, encode
+from shared.codec import decode, encode
 from shared.connection import OutOfMemory, entries_of
+from shared.entry_codec import decode_entry
 from shared.errors import DecodeError, FabricError, FabricUnavailable, Refused
 from shared.fabric import FenceAnswer, Grown, LoadedLog, LoggedEntry, LogHead, WriteStatus
 from shared.keys import log_shard
@@ -179,4 +180,4 @@ def status(answer: bytes) -> WriteStatus:
 
 
 def _logged(entries: list[tuple[str, dict[bytes, bytes]]]) -> tuple[LoggedEntry, ...]:
-    return tuple(LoggedEntry(entry_id, decode(fields[b"m"], *LOG_ENTRIES)) for entry_id, fields in entries)
+    return tuple([LoggedEntry(entry_id, decode_entry(fields[b"m"])) for entry_id, fields in entries])

@@ -73,17 +73,20 @@ class StepBuilder:
         """The next `count` tokens of `sequence`, whose blocks already reach that far."""
         start = sequence.num_planned
         sampled = start + count == sequence.samples_at
+        sample = -1
         if sampled:
+            sample = len(self._samples)
             self._samples.append(self._sample(sequence, self._tokens + count - 1))
-        self._rows.append(Row(sequence, sequence.run, start, count, len(self._samples) - 1 if sampled else -1))
+        self._rows.append(Row(sequence, sequence.run, start, count, sample))
         sequence.plan(count, sampled=sampled)
         self.left -= count
         self._tokens += count
 
     def _sample(self, sequence: Sequence, at: int) -> Sample:
-        index = sequence.num_generated + sequence.pending
-        pending = self._unknown[id(sequence)].sample if sequence.pending else -1
-        return Sample(at, sequence.spec.sampling, sequence.choice, index, sequence.history(pending))
+        pending = sequence.pending
+        index = sequence.num_tokens - sequence.num_prompt + pending
+        history = sequence.history(self._unknown[id(sequence)].sample if pending else -1) if sequence.remembers else None
+        return Sample(at, sequence.spec.sampling, sequence.choice, index, history)
 
     def build(self) -> PlannedStep | None:
         """The step, or None if there is nothing to do."""
@@ -104,20 +107,23 @@ class StepBuilder:
         """Known ids, and for a token that the previous step still samples a reference to that sample."""
         ids = np.zeros(self._tokens, dtype=np.int32)
         inputs = np.full(self._tokens, -1, dtype=np.int32)
+        unknown: list[tuple[int, int]] = []
         for at, (sequence, _, start, count, _) in zip(starts.tolist(), self._rows, strict=False):
-            known = sequence.ids(start, start + count)
-            if len(known) == count:
-                ids[at : at + count] = known
-            else:
-                ids[at : at + len(known)] = known
-                inputs[at + len(known)] = self._unknown[id(sequence)].sample
+            known = min(count, sequence.num_tokens - start)
+            if known:
+                ids[at : at + known] = sequence.ids(start, start + known)
+            if known < count:
+                unknown.append((at + known, self._unknown[id(sequence)].sample))
+        if unknown:
+            where, samples = zip(*unknown, strict=True)
+            inputs[list(where)] = samples
         return ids, inputs
 
     def _tables(self) -> Int32:
         rows = [row.sequence.table() for row in self._rows]
-        tables = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int32)
-        for at, row in enumerate(rows):
-            tables[at, : len(row)] = row
+        lengths = np.array([len(row) for row in rows])
+        tables = np.full((len(rows), lengths.max()), -1, dtype=np.int32)
+        tables[np.arange(tables.shape[1]) < lengths[:, None]] = np.concatenate(rows)
         return tables
 
     def _slots(self, tables: Int32, rows: Int32, positions: Int32) -> Int32:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 PROMPT_TAIL = 16
 """Prompt ids that prime the decoder, so that the first generated token keeps its leading space."""
@@ -23,8 +22,7 @@ class Detokenizer(Protocol):
     def open(self, prompt: tuple[int, ...]) -> TokenStream: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Text released by a token; `stopped` when it completed a stop string (which is not released)."""
 
     text: str
@@ -41,6 +39,9 @@ class SafeText:
         self._stream = stream
         self._stop = stop
         self._held = ""
+        self.stops = bool(stop)
+        self.step = stream.step
+        """Text of a token, where there is no stop string to look for: `push` says the same."""
 
     def push(self, token_id: int) -> Piece:
         return self._release(self._stream.step(token_id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,14 +47,13 @@ class History:
     """Position in the previous plan's `samples` of the one generated token that is not known yet, -1 if all are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One row to sample: `row` indexes the plan's flat tokens; `(seed, choice, index)` names the noise."""
 
     row: int
     params: SamplingParams
     choice: int
-    index: int
+    index: int  # type: ignore[assignment]  # as everywhere; nobody looks for a field in it
     """Index of the sampled token among the choice's generated tokens."""
     history: History | None = None
     """Given where `params` has penalties or a grammar."""

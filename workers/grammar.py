@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -72,7 +71,7 @@ class Grammars:
 
     def _bind(self, samples: Sequence[Sample], previous: Previous) -> tuple[Sample, ...]:
         return tuple(
-            replace(sample, allowed=self.allowed(sample.params.grammar, generated(sample, previous))) if sample.params.grammar else sample
+            sample._replace(allowed=self.allowed(sample.params.grammar, generated(sample, previous))) if sample.params.grammar else sample
             for sample in samples
         )
 

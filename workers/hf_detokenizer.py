@@ -35,7 +35,8 @@ class _HfStream:
         if text is None:
             self._undecided.append(token_id)
             return ""
-        self._undecided.clear()
+        if self._undecided:
+            self._undecided.clear()
         return text
 
     def rest(self) -> str:

@@ -23,6 +23,7 @@ from workers.engine_thread import EngineThread
 from workers.events import (
     AbandonPull,
     DropPeer,
+    Emit,
     Launch,
     PeerLost,
     PullEnded,
@@ -113,7 +114,7 @@ class WorkerLoop:
         output: list[OutputCommand] = []
         commands = self.core.handle_all(events, self._clock.monotonic())
         for command in commands:
-            if isinstance(command, OutputCommand):
+            if type(command) is Emit or isinstance(command, OutputCommand):
                 output.append(command)
             else:
                 self._carry_out(command)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from shared.clock import Clock
 from shared.fabric import WriteStatus
-from shared.messages import LogTokens, Pull, PullRefused, Report
+from shared.messages import Pull, PullRefused, Report
 from shared.metrics import SECONDS, TOKENS, MetricSet
 from shared.types import AssistId, FinishReason, Phase, RequestId, TransferId
 from workers.core import WorkerCore
@@ -71,7 +71,7 @@ class WorkerMetrics(MetricSet):
         self.assisted = self.gauge("num_head_starts", "Head starts held for waiting prompts.")
         self.kv_usage = self.gauge("kv_cache_usage_perc", "Share of the KV blocks that is not free, 0 to 1.")
         self.ttft = self.histogram("time_to_first_token_seconds", "From taking a request to its first token here.", SECONDS)
-        self.itl = self.histogram("inter_token_latency_seconds", "Between two tokens of a request, as computed.", SECONDS)
+        self.itl = self.tally("inter_token_latency_seconds", "Between two tokens of a request, as computed.", SECONDS)
         self.e2e = self.histogram("e2e_request_latency_seconds", "From taking a request to its closed record.", SECONDS)
         self.step_s = self.histogram("step_seconds", "Of an engine step.", SECONDS)
 
@@ -105,7 +105,10 @@ class WorkerMetrics(MetricSet):
         for event in events:
             self._note_event(event, commands)
         for command in commands:
-            self._note_command(command, now)
+            if type(command) is Emit:
+                self._emitted(command, now)
+            else:
+                self._note_command(command, now)
         for event in events:
             if isinstance(event, Closed):
                 self._closed(event.request_id, now)
@@ -134,8 +137,6 @@ class WorkerMetrics(MetricSet):
                 prompt = len(command.spec.prompt)
                 self._requests[command.spec.request_id] = _Request(now, prompt)
                 self.prefix_queries.inc(prompt)
-            case Emit():
-                self._emitted(command, now)
             case EndRequest() if command.request_id in self._requests:
                 self._requests[command.request_id].reason = "abort" if command.phase is Phase.CANCELLED else "error"
             case DropOutput():
@@ -160,8 +161,7 @@ class WorkerMetrics(MetricSet):
         if not request.last_at:
             self.ttft.observe(now - request.taken_at)
         elif (last := request.last_at.get(emit.choice)) is not None:
-            for _ in emit.token_ids:
-                self.itl.observe((now - last) / len(emit.token_ids))
+            self.itl.observe((now - last) / len(emit.token_ids), len(emit.token_ids))
         request.last_at[emit.choice] = now
         if emit.index == 0 and emit.choice == 0:
             self.prompt_tokens.inc(request.prompt)
@@ -234,13 +234,14 @@ class WorkerMetrics(MetricSet):
 
     def wrote(self, appends: Iterable[Append], statuses: Iterable[WriteStatus]) -> None:
         """The log took these: what it holds was generated, whatever the core had computed beyond a stop string."""
+        generated = cached = 0
         for (_, _, entries, _), status in zip(appends, statuses, strict=True):
             if status is WriteStatus.DONE:
-                self._count(entries)
-
-    def _count(self, entries: Sequence[LogTokens]) -> None:
-        self.generation_tokens.inc(sum(len(entry.token_ids) for entry in entries))
-        self.prefix_hits.inc(sum(entry.cached_tokens for entry in entries))
+                for entry in entries:
+                    generated += len(entry.token_ids)
+                    cached += entry.cached_tokens
+        self.generation_tokens.inc(generated)
+        self.prefix_hits.inc(cached)
 
 
 class CountingWriter:

@@ -21,6 +21,7 @@ from shared.messages import LogEnd, LogTokens
 from shared.processes import event_loop
 from shared.types import FinishReason, Phase, RequestId, RequestSpec
 from workers.detokenizer import Detokenizer, SafeText
+from workers.entry_joining import joined
 from workers.events import Closed, Delivered, DropOutput, Emit, EndRequest, OpenOutput, StopFound, Superseded
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,10 @@ class OutputBook:
 
     def handle(self, command: OutputCommand) -> None:
         match command:
-            case OpenOutput():
-                self._outputs[command.spec.request_id] = _Output(command.attempt, *self._replay_all(command))
             case Emit():
                 self._emit(command)
+            case OpenOutput():
+                self._outputs[command.spec.request_id] = _Output(command.attempt, *self._replay_all(command))
             case EndRequest():
                 output = self._current(command.request_id, command.attempt)
                 if output and output.end is None:
@@ -78,10 +79,14 @@ class OutputBook:
 
     def take(self) -> list[Append]:
         """One append per request that has something to say; an unanswered one again, unchanged."""
+        appends: list[Append] = []
         for request_id, output in self._outputs.items():
             if output.sent is None and (output.waiting or output.end):
+                output.waiting = joined(output.waiting)
                 output.sent = (request_id, output.attempt, tuple(output.waiting), output.end)
-        return [output.sent for output in self._outputs.values() if output.sent]
+            if output.sent:
+                appends.append(output.sent)
+        return appends
 
     def answered(self, append: Append, status: WriteStatus) -> bool:
         """What the log said to one append; True when the record is to be closed now."""
@@ -135,6 +140,9 @@ class OutputBook:
         text = output.texts.get(command.choice) if output else None
         if output is None or output.end is not None or text is None:
             return
+        if not text.stops and command.finish is None and len(command.token_ids) == 1:
+            self._append_token(output, command, text.step(command.token_ids[0]))
+            return
         pieces: list[str] = []
         for offset, token_id in enumerate(command.token_ids):
             piece = text.push(token_id)
@@ -147,15 +155,20 @@ class OutputBook:
             pieces.append(text.finish().text)
         self._write_down(output, command, len(command.token_ids), pieces, command.finish)
 
+    def _append_token(self, output: _Output, emit: Emit, text: str) -> None:
+        """The common case, and the short way: one token that neither ends its choice nor could."""
+        _, _, choice, index, token_ids, logprobs, _, top, cached = emit
+        output.waiting.append(LogTokens(choice, index, token_ids, text, logprobs, None, self._clock.wall_ms(), top, cached))
+        output.counts[choice] = index + 1
+
     def _write_down(self, output: _Output, emit: Emit, count: int, pieces: list[str], finish: FinishReason | None) -> None:
-        now, text, top = self._clock.wall_ms(), "".join(pieces), emit.top_logprobs[:count]
-        entry = LogTokens(
-            emit.choice, emit.index, emit.token_ids[:count], text, emit.logprobs[:count], finish, now, top, emit.cached_tokens
-        )
+        _, _, choice, index, token_ids, logprobs, _, top, cached = emit
+        now = self._clock.wall_ms()
+        entry = LogTokens(choice, index, token_ids[:count], "".join(pieces), logprobs[:count], finish, now, top[:count], cached)
         output.waiting.append(entry)
-        output.counts[emit.choice] = emit.index + count
+        output.counts[choice] = index + count
         if finish is not None:
-            del output.texts[emit.choice]
+            del output.texts[choice]
             output.end = None if output.texts else LogEnd(Phase.FINISHED, at_ms=now, counts=tuple(output.counts))
 
 

@@ -18,7 +18,7 @@ from shared.errors import ConfigError, ModelRefused
 from shared.fabric_settings import FabricSettings
 from shared.messages import WorkerInfo
 from shared.metrics import NO_DOOR, MetricsDoor, shown
-from shared.processes import on_stop_signals
+from shared.processes import on_stop_signals, spare_collector
 from shared.profile import Profile
 from shared.redis_fabric import RedisFabric
 from shared.redis_profiles import ProfileRegistry
@@ -141,6 +141,7 @@ async def serve(settings: WorkerProcessSettings) -> None:
     )
     on_stop_signals(loop.drain)
     log.info("%s serves %s on %s: %.0f prefill tokens/s", ref, settings.model.name, settings.device, profile.prefill_tokens_per_s())
+    spare_collector()
     try:
         with shown(metrics.registry, settings.metrics):
             await loop.run()

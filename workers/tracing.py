@@ -63,7 +63,8 @@ class WorkerTracing:
         for event in events:
             self._note_event(event, now)
         for command in commands:
-            self._note(command, now)
+            if self._owned or type(command) is not Emit:
+                self._note(command, now)
         for event in events:
             if isinstance(event, Closed):
                 self._end(event.request_id, "")

@@ -117,7 +117,7 @@ async def test_a_fence_tells_of_an_end(fabric: Fabric) -> None:
 
 async def test_choices_have_indexes_of_their_own_and_a_fence_tells_the_furthest(fabric: Fabric) -> None:
     await fabric.create_log(head())
-    entries = (tokens(0, 1), replace(tokens(0, 5, 6), choice=2), tokens(1, 2), replace(tokens(2, 7), choice=2))
+    entries = (tokens(0, 1), tokens(0, 5, 6, choice=2), tokens(1, 2), tokens(2, 7, choice=2))
     assert await fabric.append(R1, 1, entries) is WriteStatus.DONE
-    assert await fabric.append(R1, 1, (replace(tokens(2, 9), choice=1),)) is WriteStatus.GAP
+    assert await fabric.append(R1, 1, (tokens(2, 9, choice=1),)) is WriteStatus.GAP
     assert await fabric.raise_fence(R1, 2) == FenceAnswer(WriteStatus.DONE, next_index=3)

@@ -71,7 +71,7 @@ class Driver:
         step = builder.build()
         assert step is not None
         if allowed is not None:
-            samples = tuple(replace(sample, allowed=allowed) for sample in step.plan.samples)
+            samples = tuple(sample._replace(allowed=allowed) for sample in step.plan.samples)
             step = replace(step, plan=replace(step.plan, samples=samples))
         self.engine.launch(step.plan)
         self.previous = step

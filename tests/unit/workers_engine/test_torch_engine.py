@@ -89,7 +89,7 @@ def broken_plans() -> dict[str, StepPlan]:
         "a slot is outside": replace(plan, slots=plan.slots + (1 << 20)),
         "block tables are shorter": replace(plan, block_tables=plan.block_tables[:, :2]),
         "a block is outside": replace(plan, block_tables=plan.block_tables + (1 << 20)),
-        "a sampled row": replace(plan, samples=(replace(plan.samples[0], row=37),)),
+        "a sampled row": replace(plan, samples=(plan.samples[0]._replace(row=37),)),
     }
 
 

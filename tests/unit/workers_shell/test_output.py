@@ -64,9 +64,12 @@ def test_the_last_token_brings_the_end() -> None:
 def test_what_could_start_a_stop_string_is_held_and_released_at_the_end() -> None:
     it = book("END")
     it.handle(emit("aEN"))
+    (first,) = it.take()
+    assert [entry.text for entry in first[2]] == ["a"]
+    it.answered(first, WriteStatus.DONE)
     it.handle(emit("x", 3, FinishReason.LENGTH))
     ((_, _, entries, _),) = it.take()
-    assert [entry.text for entry in entries] == ["a", "ENx"]
+    assert [entry.text for entry in entries] == ["ENx"]
 
 
 def test_a_stop_string_across_entries_ends_the_request_before_it() -> None:
@@ -75,7 +78,7 @@ def test_a_stop_string_across_entries_ends_the_request_before_it() -> None:
     it.handle(emit("Dzz", 3))
     ((_, _, entries, end),) = it.take()
     assert "".join(entry.text for entry in entries) == "a"
-    assert entries[-1].token_ids == ids("D")
+    assert tuple(token for entry in entries for token in entry.token_ids) == ids("aEND")
     assert entries[-1].finish is FinishReason.STOP
     assert end == LogEnd(Phase.FINISHED, counts=(4,))
     assert it.events() == [StopFound(REQUEST, 1, 0, 3)]
@@ -200,7 +203,7 @@ def test_a_stop_string_ends_its_own_choice_alone() -> None:
     for emit in (say("a", 0), say("a", 1), say("b", 1, 1), say("c", 0, 1), say("z", 1, 2)):
         it.handle(emit)
     ((_, _, entries, end),) = it.take()
-    assert [(entry.choice, entry.text) for entry in entries] == [(0, ""), (1, ""), (1, ""), (0, "ac")]
+    assert [(entry.choice, entry.text) for entry in entries] == [(0, "ac"), (1, "")]
     assert (it.events(), end) == ([StopFound(REQUEST, 1, 1, 1)], None)
 
 
@@ -218,3 +221,15 @@ def test_top_logprobs_are_logged_with_their_tokens_up_to_the_stop() -> None:
     it.handle(Emit(REQUEST, 1, 0, 0, ids("abc"), (0.0,) * 3, None, best))
     ((_, _, (entry,), _),) = it.take()
     assert entry.top_logprobs == best[:2]
+
+
+@given(st.text(st.characters(max_codepoint=0x24F), min_size=1, max_size=20))
+def test_tokens_one_by_one_are_written_as_they_are_together(text: str) -> None:
+    single, together = book(), book()
+    for index, letter in enumerate(text):
+        single.handle(emit(letter, index))
+    together.handle(emit(text))
+    (one,), (other,) = single.take(), together.take()
+    assert "".join(entry.text for entry in one[2]) == other[2][0].text == text
+    assert tuple(token for entry in one[2] for token in entry.token_ids) == other[2][0].token_ids
+    assert sum((entry.logprobs for entry in one[2]), ()) == other[2][0].logprobs
