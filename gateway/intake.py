@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from gateway.asks import Ask, Prompt
 from gateway.auth import salt_of
 from gateway.bundle import part_id
-from gateway.errors import Conflict
+from gateway.errors import Conflict, OtherVersion
 from gateway.limits import MAX_SEED
 from gateway.metrics import Meter
 from gateway.pools import ModelPool
@@ -220,6 +220,8 @@ class Intake:
             raise Conflict("This Idempotency-Key was used with another body: use a new key for a new request.")
         if answer.status is SubmitStatus.NO_MEMORY:
             raise Refused("The server has no memory for this request now.", answer.retry_after_s or 5.0, memory=True)
+        if answer.status is SubmitStatus.OTHER_VERSION:
+            raise OtherVersion("This gateway and the pool's scheduler are too many releases apart: ask another gateway.")
         raise Refused("Too many requests are waiting: try again later.", answer.retry_after_s)
 
 

@@ -29,15 +29,12 @@ async def serve(settings: GatewaySettings) -> None:
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
     try:
         # One connection for all pools: their keys differ, the server does not.
+        pools = [RedisFabric(fabric.connection, Keys(PoolId(extra.pool)), fabric.settings) for extra in settings.extra_models]
+        for pool in (fabric, *pools):
+            await pool.check_versions()
         more = [
-            ServedModel(
-                extra.name,
-                RedisFabric(fabric.connection, Keys(PoolId(extra.pool)), fabric.settings),
-                tokenizer,
-                model_length(extra.model),
-                ModelDefaults.read(extra.model),
-            )
-            for extra, tokenizer in zip(settings.extra_models, tokenizers[1:], strict=True)
+            ServedModel(extra.name, pool, tokenizer, model_length(extra.model), ModelDefaults.read(extra.model))
+            for extra, pool, tokenizer in zip(settings.extra_models, pools, tokenizers[1:], strict=True)
         ]
         await run_app(create_app(settings, fabric, tokenizers[0], more=more), settings, stop)
     finally:

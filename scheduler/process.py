@@ -58,8 +58,10 @@ async def serve(settings: SchedulerProcessSettings) -> None:
     core = SchedulerCore(settings.core)
     name = f"scheduler-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
+    await fabric.check_versions()
     loop = SchedulerLoop(core, fabric, SystemClock(), LoopSettings(name, max_waiting=settings.max_waiting))
     metrics = SchedulerMetrics(SystemClock())
+    fabric.on_undecodable = metrics.undecodable
     loop.watches += [metrics.watch, SchedulerTracing(SystemClock()).watch]
     running, stop = asyncio.create_task(loop.run()), asyncio.Event()
     on_stop_signals(stop.set)

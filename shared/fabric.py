@@ -23,6 +23,8 @@ class SubmitStatus(StrEnum):
     BUSY = "busy"
     """Too many waiting or too long a predicted wait: `retry_after_s` says when."""
     NO_MEMORY = "no_memory"
+    OTHER_VERSION = "other_version"
+    """The leader is of a release that would not understand it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class FenceAnswer:
     next_index: int = 0
     """Tokens in the log of the choice that has most of them."""
     ended: Phase | None = None
+    code: str = ""
+    """Of that end: a leader that did not write it itself learns from it what is to be done at the close."""
 
 
 @dataclass(frozen=True, slots=True)

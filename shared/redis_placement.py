@@ -12,6 +12,7 @@ from shared.redis_log import status
 from shared.redis_requests import RedisRequests
 from shared.scripts import Call
 from shared.types import RequestId, WorkerRef
+from shared.versions import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Load:
     waiting: int
     max_waiting: int
     predicted_wait_s: float
+    version: int = 0
+    """Of the leader's messages; 0: it did not say."""
 
 
 class RedisPlacement(RedisRequests):
@@ -63,10 +66,8 @@ class RedisPlacement(RedisRequests):
         return status(await self.connection.run(scripts.REQUEUE(names, epoch, *what, self.settings.live_ttl_s)))
 
     async def publish_load(self, epoch: int, waiting: int, max_waiting: int, predicted_wait_s: float) -> WriteStatus:
-        figures = (waiting, max_waiting, predicted_wait_s)
-        return status(
-            await self.connection.run(scripts.PUBLISH_LOAD([self.keys.epoch, self.keys.load], epoch, *figures, self.settings.load_ttl_s))
-        )
+        figures = (waiting, max_waiting, predicted_wait_s, self.settings.load_ttl_s, VERSION)
+        return status(await self.connection.run(scripts.PUBLISH_LOAD([self.keys.epoch, self.keys.load], epoch, *figures)))
 
     async def pool_status(self) -> PoolStatus:
         """Raises `FabricUnavailable`."""
@@ -80,8 +81,9 @@ class RedisPlacement(RedisRequests):
 
     async def load(self) -> Load | None:
         """What the leader last published; None if no leader has for a while."""
-        waiting, bound, wait = await self.connection.command("HMGET", self.keys.load, "waiting", "max_waiting", "predicted_wait_s")
-        return None if waiting is None else Load(int(waiting), int(bound), float(wait))
+        fields = ("waiting", "max_waiting", "predicted_wait_s", "version")
+        waiting, bound, wait, version = await self.connection.command("HMGET", self.keys.load, *fields)
+        return None if waiting is None else Load(int(waiting), int(bound), float(wait), int(version or 0))
 
 
 def _seq(job: Job) -> str:

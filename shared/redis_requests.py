@@ -13,8 +13,9 @@ from shared.rates import Allowance, Rates
 from shared.redis_log import RedisLog, status
 from shared.scripts import Call
 from shared.types import GatewayId, Phase, RequestId, WorkerId, WorkerRef
+from shared.versions import VERSION
 
-_REFUSED = (SubmitStatus.BUSY, SubmitStatus.NO_MEMORY)
+_REFUSED = (SubmitStatus.BUSY, SubmitStatus.NO_MEMORY, SubmitStatus.OTHER_VERSION)
 
 
 class RedisRequests(RedisLog):
@@ -37,7 +38,7 @@ class RedisRequests(RedisLog):
             names.append(keys.idempotency(idempotency_key))
         what = (submission.request_id, encode(submission), submission.gateway, submission.num_prompt, settings.reservation(submission))
         bounds = (settings.max_waiting, settings.max_predicted_wait_s, self.connection.reservable_bytes)
-        return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest)
+        return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest, VERSION)
 
     async def cancel(self, request_id: RequestId) -> Phase | None:
         settings = self.settings

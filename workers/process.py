@@ -113,12 +113,14 @@ async def serve(settings: WorkerProcessSettings) -> None:
     logs.bind(worker=str(ref))
     engine = build_engine(settings)
     fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
+    await fabric.check_versions()
     profile = await profile_of(settings, engine, fabric)
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     tickets = Tickets.of_pool(settings.pool, settings.pool_secret, settings.redis_url)
     info = worker_info(settings, ref, engine, profile)
     loop = WorkerLoop(core, fabric, info, SystemClock(), LoopSettings(drain_s=settings.drain_s), tickets)
     metrics = WorkerMetrics(core, SystemClock())
+    fabric.on_undecodable = metrics.undecodable
     loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
 
     async def open_writer() -> LogWriter:

@@ -3,8 +3,8 @@
 -- KEYS    1 request  2 submit  3 waiting  4 reserved  5 load  6 idempotency (if the client named a key)
 -- ARGV    1 request id  2 submission (bytes)  3 gateway  4 prompt tokens  5 bytes to reserve
 --         6 max_waiting  7 max_predicted_wait_s  8 max_reserved_bytes  9 live_ttl_s
---         10 prefix of request keys  11 digest of the body
--- ANSWER  {accepted | repeated | conflict | busy | no_memory, request id, predicted wait in seconds}
+--         10 prefix of request keys  11 digest of the body  12 version of the submission
+-- ANSWER  {accepted | repeated | conflict | busy | no_memory | other_version, request id, predicted wait in seconds}
 if KEYS[6] then
   local known = redis.call('HMGET', KEYS[6], 'digest', 'id')
   if known[2] then
@@ -27,7 +27,9 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 2)) do
   end
 end
 
-local load = redis.call('HMGET', KEYS[5], 'max_waiting', 'predicted_wait_s')
+local load = redis.call('HMGET', KEYS[5], 'max_waiting', 'predicted_wait_s', 'version')
+-- The leader could not read it, and whoever sent it would wait for ever.
+if load[3] and math.abs(tonumber(load[3]) - tonumber(ARGV[12])) > 1 then return {'other_version', ARGV[1], '0'} end
 local bound, wait = tonumber(load[1] or '0'), load[2] or '0'
 if bound <= 0 then bound = tonumber(ARGV[6]) end
 if redis.call('SCARD', KEYS[3]) >= bound or tonumber(wait) > tonumber(ARGV[7]) then return {'busy', ARGV[1], wait} end
