@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from tests.support.waiting import eventually
 
 POOL = PoolId("balance")
 HIGH, LOW = "high", "low"
+CORES = sorted(os.sched_getaffinity(0))
+HIGH_CORE, LOW_CORE = CORES[0], CORES[-1]
 SETTLE_S = 120.0
 BUSY = ("num_requests_running", "num_requests_waiting", "num_head_starts")
 """Gauges that are zero when a worker holds nothing."""
@@ -109,6 +112,7 @@ async def running(plan: RigPlan, controller: Controller) -> AsyncIterator[Rig]:
     """Groups, server and workers; returns when the workers have measured themselves under their limits and joined."""
     remove_forgotten(controller)
     with ExitStack() as stack:
+        stack.enter_context(_kept_on(LOW_CORE))
         groups = {
             name: stack.enter_context(CpuGroup(controller, group_name(name), limits.cpu_share)) for name, limits in plan.limits.items()
         }
@@ -123,6 +127,17 @@ async def running(plan: RigPlan, controller: Controller) -> AsyncIterator[Rig]:
                 await fabric.disconnect()
 
 
+@contextmanager
+def _kept_on(core: int) -> Iterator[None]:
+    """This process, and what it starts: server, scheduler and load share a core with the low-end, and leave the high-end its own."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def _system_plan(plan: RigPlan, groups: dict[str, CpuGroup], ports: dict[str, int]) -> SystemPlan:
     """No gateway and no scheduler: the one is the benchmark, the other changes with the policy."""
     common = ("--token-budget", str(plan.token_budget), "--max-sequences", str(plan.max_sequences), "--threads", "1", "--staging-mib", "32")
@@ -130,7 +145,8 @@ def _system_plan(plan: RigPlan, groups: dict[str, CpuGroup], ports: dict[str, in
         WorkerPlan(name, (*common, "--kv-mib", str(limits.kv_mib), "--metrics-port", str(ports[name])), module="benchmarks.balance_worker")
         for name, limits in plan.limits.items()
     )
-    env = {GROUPS_VARIABLE: json.dumps({name: str(group.procs) for name, group in groups.items()}), "OMP_NUM_THREADS": "1"}
+    places = {name: (str(group.procs), HIGH_CORE if name == HIGH else LOW_CORE) for name, group in groups.items()}
+    env = {GROUPS_VARIABLE: json.dumps(places), "OMP_NUM_THREADS": "1"}
     # Profiles of this run alone: one that was kept from a busy day would decide today's placements.
     env["HEADSTART_PROFILES"] = str(plan.model.parent / "profiles")
     return SystemPlan(plan.model, plan.model.name, workers, pool=POOL, ports=(), schedulers=0, env=env)

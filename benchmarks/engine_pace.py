@@ -1,12 +1,13 @@
 """The torch engine's pace beside transformers' `generate()`, and vLLM where it is given, on a 125M random-weight Llama.
 
-    python -m benchmarks.engine_pace [--rounds 7] [--cells decode-8 prefill-512 ...] [--decoded 24] [--threads 2]
+    python -m benchmarks.engine_pace [--rounds 7] [--cells decode-8 prefill-512 ...] [--decoded 24] [--threads 2] [--no-generate]
 
 Tokens/s of decode at batch 1, 8, 32 over a context of 512 tokens, and of prefill at 512 and 2048, in bfloat16. `generate()`
 runs with SDPA, with its dynamic and with its static cache: the target holds only where it holds against both. The
 contestants take turns in every round, so that a noisy machine slows all; the ratio is the median of the rounds' ratios,
 with a bootstrap confidence interval. An interval that contains 1.0 is a tie. `HEADSTART_BENCH_VLLM=/path/to/python` adds
-vLLM, in a process of its own. `--clock cpu` counts the process's CPU seconds, the fairer clock on a machine that others use.
+vLLM, in a process of its own; `--no-generate` leaves it alone with us (`generate()` takes minutes for 32 prompts). `--clock cpu`
+counts the process's CPU seconds, the fairer clock on a machine that others use.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         save_model(Path(folder))
         engine = EngineContestant(folder, options.decoded, options.clock)
-        stock = [GenerateContestant(folder, options.decoded, options.clock, cache) for cache in ("dynamic", "static")]
+        caches = () if options.no_generate else ("dynamic", "static")
+        stock = [GenerateContestant(folder, options.decoded, options.clock, cache) for cache in caches]
         contestants: list[Contestant] = [engine, *stock]
         if python := os.environ.get("HEADSTART_BENCH_VLLM"):
             contestants.append(VllmContestant(python, folder, options.decoded, options.threads))
@@ -70,7 +72,7 @@ def main() -> None:
             results += measure(cell, contestants, options.rounds)
             for result in [one for one in results if one.cell is cell]:
                 print(f"{result.cell.name:13} {result.interval} of {result.other}", flush=True)
-        write_rows("engine_pace", [result.row() for result in results])
+        write_rows("engine_pace_vllm" if options.no_generate else "engine_pace", [result.row() for result in results])
         print(engine.overhead())
 
 
@@ -103,6 +105,7 @@ def _options() -> argparse.Namespace:
     for name, default in (("rounds", 7), ("decoded", 24), ("threads", os.cpu_count() or 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cells", nargs="*", choices=[cell.name for cell in CELLS])
+    parser.add_argument("--no-generate", action="store_true", help="vLLM alone beside us")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     return parser.parse_args()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -182,7 +183,8 @@ class GenerateContestant:
 class VllmContestant:
     """vLLM on the CPU in its own environment, bound to as many cores as the others use; it answers cells line by line.
 
-    Its prefix cache spares it the prompts of decodes, and prompts of prefills are never the same.
+    Its prefix cache spares it the prompts of decodes, and prompts of prefills are never the same. Its processes spin for work
+    while they have none, so they are stopped while others run.
     """
 
     name = "vLLM"
@@ -192,23 +194,42 @@ class VllmContestant:
         script = Path(__file__).with_name("vllm_peer.py")
         environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"} | bound
         self._process = subprocess.Popen(
-            [python, str(script), folder, str(decoded)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [python, str(script), folder, str(decoded)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
         self._rounds = 0
+        self._answer()
+        self._tell(signal.SIGSTOP)
 
     def run(self, cell: Cell) -> float:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._rounds += 1
         distinct = [cell.prompt(row if cell.kind == "decode" else self._rounds) for row in range(cell.batch)]
+        self._tell(signal.SIGCONT)
         self._process.stdin.write(json.dumps({"kind": cell.kind, "prompts": distinct}) + "\n")
         self._process.stdin.flush()
+        rate = self._answer()
+        self._tell(signal.SIGSTOP)
+        return rate
+
+    def _answer(self) -> float:
+        """What it says next: 0 once it is ready, then a cell's tokens per second."""
+        assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("RATE "):
                 return float(line.split()[1])
         raise RuntimeError(f"vLLM ended with {self._process.wait()}")
 
+    def _tell(self, sign: signal.Signals) -> None:
+        """All of its processes."""
+        os.killpg(self._process.pid, sign)
+
     def close(self) -> None:
         assert self._process.stdin is not None
+        self._tell(signal.SIGCONT)
         self._process.stdin.close()
         self._process.wait(60)

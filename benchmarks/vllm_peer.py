@@ -1,4 +1,7 @@
-"""Run by vLLM's own interpreter: reads cells as JSON lines, answers `RATE tokens_per_second`. Imports nothing of this project."""
+"""Run by vLLM's own interpreter: reads cells as JSON lines, answers `RATE tokens_per_second`, and `RATE 0` when it is ready.
+
+Imports nothing of this project.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ def main() -> None:
     engine = vllm.LLM(
         folder, dtype="bfloat16", max_model_len=4096, skip_tokenizer_init=True, enable_prefix_caching=True, disable_log_stats=True
     )
+    print("RATE 0", flush=True)
     for line in sys.stdin:
         cell = json.loads(line)
         first = generate(engine, cell["prompts"], 1)

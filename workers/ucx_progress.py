@@ -17,7 +17,8 @@ Answer = TypeVar("Answer")
 
 SPIN_S = 0.001
 """How long a busy thread only yields its core before it naps: a stalled or dead peer must not cost a core."""
-SHORTEST_NAP_S, LONGEST_NAP_S = 0.00005, 0.001
+SHORTEST_NAP_S, LONGEST_NAP_S = 0.00005, 0.004
+"""A nap is a quarter of the silence before it: a peer that is slow costs a few looks and not one each millisecond."""
 LATE_NAP_S = 0.02
 HOUSEKEEPING_S = 60.0
 
@@ -102,10 +103,14 @@ def _nap(board: Board | None, now: float) -> float | None:
         return None
     quiet = board.quiet_s(now)
     if board.busy:
-        return 0.0 if quiet < SPIN_S else min(max(quiet / 8, SHORTEST_NAP_S), LONGEST_NAP_S)
+        return 0.0 if quiet < SPIN_S else _share_of(quiet, LONGEST_NAP_S)
     if quiet < LINGER_S:
-        return LONGEST_NAP_S
+        return _share_of(quiet, LATE_NAP_S)
     return LATE_NAP_S if board.late else HOUSEKEEPING_S
+
+
+def _share_of(quiet: float, longest: float) -> float:
+    return min(max(quiet / 4, SHORTEST_NAP_S), longest)
 
 
 def _answer(answer: Future[Answer], command: Callable[[Board], Answer], board: Board) -> None:
