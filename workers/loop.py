@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from shared.clock import Clock
-from shared.errors import FabricError, FabricUnavailable
+from shared.errors import EngineError, FabricError, FabricUnavailable
 from shared.fabric import Fabric
 from shared.messages import Control, Drain, Job, Pull, PullRefused, Report, WorkerInfo, WorkerState
 from shared.processes import cancel_all
@@ -38,6 +38,7 @@ from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import OutputCommand, OutputStage
 from workers.tickets import OPEN, Tickets
+from workers.watchdog import Watchdog, end_at_once
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class LoopSettings:
     member_s: float = 2.0
     retry_s: float = 0.2
     drain_s: float = 30.0
+    step_limit_s: float = 0.0
+    """An engine that does not come back from a step for so long hangs, and its worker ends itself; 0: it is waited for."""
 
 
 class WorkerLoop:
@@ -90,6 +93,7 @@ class WorkerLoop:
         self._engine = engine
         self._mover = mover
         self._output = output
+        self._watchdog = Watchdog(lambda: engine.calls, self._settings.step_limit_s, end_at_once)
 
     def from_thread(self, event: WorkerEvent) -> None:
         """An event from another thread."""
@@ -115,7 +119,10 @@ class WorkerLoop:
             self._freed.set()
 
     async def run(self) -> None:
-        """Until drained. Parts must be attached; they are started and stopped here."""
+        """Until drained. Parts must be attached; they are started and stopped here.
+
+        Raises `EngineError` at the end of one that took itself out, because its engine failed again and again.
+        """
         self._loop = asyncio.get_running_loop()
         self._output.start()
         self._engine.start()
@@ -130,6 +137,10 @@ class WorkerLoop:
                 task.result()
         finally:
             await self._leave(tasks)
+        if self.core.broken:
+            raise EngineError(
+                f"{self._ref} gave back what it had and left: its engine failed again and again, last with: {self.core.broken}"
+            )
 
     def drain(self) -> None:
         """Take nothing new, finish or hand back, then `run` returns. Call it on the loop."""
@@ -237,6 +248,7 @@ class WorkerLoop:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._settings.tick_s)
+            self._watchdog.look(self._clock.monotonic())
             self.feed(Tick())
             await self._stories.flush()
 

@@ -36,6 +36,7 @@ from workers.slowed_engine import SlowedEngine
 from workers.tickets import Tickets
 from workers.tracing import WorkerTracing
 from workers.ucx_transport import UcxTransport
+from workers.watchdog import limit_of
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class WorkerProcessSettings:
     usd_per_hour: float = 0.0
     threads: int = 0
     drain_s: float = 30.0
+    step_limit_s: float = 0.0
+    """Of a step, before its engine counts as hanging; 0: as the profile says."""
     max_assists: int = 2
     depth: int = 1
     prefix_cache: bool = True
@@ -118,7 +121,8 @@ async def serve(settings: WorkerProcessSettings) -> None:
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     tickets = Tickets.of_pool(settings.pool, settings.pool_secret, settings.redis_url)
     info = worker_info(settings, ref, engine, profile)
-    loop = WorkerLoop(core, fabric, info, SystemClock(), LoopSettings(drain_s=settings.drain_s), tickets)
+    habits = LoopSettings(drain_s=settings.drain_s, step_limit_s=settings.step_limit_s or limit_of(profile, core.settings))
+    loop = WorkerLoop(core, fabric, info, SystemClock(), habits, tickets)
     metrics = WorkerMetrics(core, SystemClock())
     fabric.on_undecodable = metrics.undecodable
     loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
