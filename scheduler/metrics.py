@@ -24,7 +24,7 @@ from scheduler.events import (
 from shared.clock import Clock
 from shared.fabric import WriteStatus
 from shared.messages import Assign, Report
-from shared.metrics import MICROSECONDS, SECONDS, SHARES, TOKENS, UNDECODABLE, MetricSet
+from shared.metrics import HANDOVER_ALARMS, MICROSECONDS, SECONDS, SHARES, TOKENS, UNDECODABLE, MetricSet
 from shared.types import MoveCause, Phase, RequestId, WorkerRef
 
 
@@ -54,6 +54,7 @@ class SchedulerMetrics(MetricSet):
         self.moves = self.counter("moves", "Requests that went back to the queue.", ["cause"])
         self.head_starts = self.counter("head_starts", "Head starts by what the scheduler knows of them.", ["outcome"])
         self._undecodable = self.counter("undecodable_messages", UNDECODABLE, ["cause"])
+        self._alarms = self.counter("handover_alarms", HANDOVER_ALARMS, ["cause"])
         self.ended = self.counter("requests_ended", "Requests that the scheduler itself ended.", ["phase"])
 
     def watch(self, event: SchedulerEvent, commands: Sequence[SchedulerCommand], seconds: float) -> None:
@@ -64,6 +65,9 @@ class SchedulerMetrics(MetricSet):
 
     def undecodable(self, cause: str) -> None:
         self._undecodable.labels(cause).inc()
+
+    def alarmed(self, cause: str) -> None:
+        self._alarms.labels(cause).inc()
 
     def _note_event(self, event: SchedulerEvent) -> None:
         match event:

@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass
 
 from scheduler.core import SchedulerCore
+from scheduler.handover_alarm import HandoverAlarm
 from scheduler.loop import LoopSettings, SchedulerLoop
 from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
@@ -62,7 +63,7 @@ async def serve(settings: SchedulerProcessSettings) -> None:
     loop = SchedulerLoop(core, fabric, SystemClock(), LoopSettings(name, max_waiting=settings.max_waiting))
     metrics = SchedulerMetrics(SystemClock())
     fabric.on_undecodable = metrics.undecodable
-    loop.watches += [metrics.watch, SchedulerTracing(SystemClock()).watch]
+    loop.watches += [metrics.watch, HandoverAlarm(SystemClock(), metrics.alarmed).watch, SchedulerTracing(SystemClock()).watch]
     running, stop = asyncio.create_task(loop.run()), asyncio.Event()
     on_stop_signals(stop.set)
     stopped = asyncio.create_task(stop.wait())

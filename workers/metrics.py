@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from shared.clock import Clock
 from shared.fabric import WriteStatus
 from shared.messages import LogTokens, Pull, PullRefused, Report
-from shared.metrics import SECONDS, TOKENS, UNDECODABLE, MetricSet
+from shared.metrics import HANDOVER_ALARMS, SECONDS, TOKENS, UNDECODABLE, MetricSet
 from shared.types import AssistId, FinishReason, Phase, RequestId, TransferId
 from workers.core import WorkerCore
 from workers.events import (
@@ -88,6 +88,7 @@ class WorkerMetrics(MetricSet):
         self.head_start_tokens = self.counter("head_start_tokens", "Tokens of head starts by what became of them.", ["outcome"])
         self.failed_steps = self.counter("failed_steps", "Engine steps that failed.")
         self._undecodable = self.counter("undecodable_messages", UNDECODABLE, ["cause"])
+        self._alarms = self.counter("handover_alarms", HANDOVER_ALARMS, ["cause"])
 
     def _make_transfers(self) -> None:
         self.transfers = self.counter("kv_transfers", "KV transfers that ended.", ["direction", "result"])
@@ -103,6 +104,9 @@ class WorkerMetrics(MetricSet):
 
     def undecodable(self, cause: str) -> None:
         self._undecodable.labels(cause).inc()
+
+    def alarmed(self, cause: str) -> None:
+        self._alarms.labels(cause).inc()
 
     def watch(self, events: Sequence[WorkerEvent], commands: Sequence[WorkerCommand]) -> None:
         now = self._clock.monotonic()

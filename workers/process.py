@@ -26,6 +26,7 @@ from workers.engine import Engine
 from workers.engine_thread import EngineThread
 from workers.fake_engine import BYTES_PER_TOKEN, FakeEngine, FakeModel
 from workers.grammar import Grammars
+from workers.handover_alarm import HandoverAlarm
 from workers.hf_detokenizer import HfDetokenizer
 from workers.loop import LoopSettings, WorkerLoop
 from workers.metrics import CountingWriter, WorkerMetrics
@@ -125,7 +126,7 @@ async def serve(settings: WorkerProcessSettings) -> None:
     loop = WorkerLoop(core, fabric, info, SystemClock(), habits, tickets)
     metrics = WorkerMetrics(core, SystemClock())
     fabric.on_undecodable = metrics.undecodable
-    loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
+    loop.watches += [metrics.watch, HandoverAlarm(metrics.alarmed).watch, WorkerTracing(ref, SystemClock()).watch]
 
     async def open_writer() -> LogWriter:
         return CountingWriter(await RedisFabric.connect(settings.redis_url, PoolId(settings.pool)), metrics)

@@ -1,4 +1,4 @@
-"""`headstart worker --engine fake` whose engine works for some steps; then it hangs or fails for ever, as its name begins: `hangs`, `fails`."""
+"""`headstart worker` with an engine that works for some steps; then it hangs or fails for ever, as its name says: `hangs`, `fails`."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def collect(engine: FakeEngine) -> StepResult:
 
 
 if __name__ == "__main__":
-    FakeEngine.collect = collect  # type: ignore[method-assign]
+    FakeEngine.collect = collect  # type: ignore[method-assign,assignment]
     main()
