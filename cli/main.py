@@ -17,6 +17,7 @@ from cli.options import (
     ApiKeysFile,
     CeleryUrl,
     Dtype,
+    EngineName,
     ExtraModels,
     LogLevel,
     Model,
@@ -63,6 +64,7 @@ def up(
     api_keys_file: ApiKeysFile = None,
     extra_model: ExtraModels = None,
     no_auth: NoAuth = False,
+    engine: EngineName = "torch",
     dtype: Dtype = "float32",
     low_slowdown: Annotated[
         float, typer.Option(min=1.0, help="Where all workers would share one kind of device: how much slower the low-end ones are made.")
@@ -84,6 +86,7 @@ def up(
         served_model_name=served_model_name or model.name,
         api_keys=api_keys_of(api_key or ()),
         no_auth=no_auth,
+        engine=engine,
         dtype=dtype,
         low_slowdown=low_slowdown,
         log_level=log_level,

@@ -15,6 +15,7 @@ from cli.options import (
     ApiKeysFile,
     CeleryUrl,
     Dtype,
+    EngineName,
     ExtraModels,
     LogFormat,
     LogLevel,
@@ -129,9 +130,7 @@ def scheduler(
 def worker(
     redis_url: RedisUrl,
     model: Model,
-    engine: Annotated[
-        str, typer.Option(help="torch, or fake: the engine without a model, for trying the fabric.", callback=one_of("torch", "fake"))
-    ] = "torch",
+    engine: EngineName = "torch",
     name: Annotated[str, typer.Option(help="The worker's id; by default host and process.")] = "",
     pool: Pool = "default",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=device_name)] = "cpu",
