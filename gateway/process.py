@@ -13,6 +13,7 @@ from gateway.server import run_app
 from gateway.settings import GatewaySettings, model_length
 from gateway.tokenizer import Tokenizer
 from shared.keys import Keys
+from shared.patience import patiently
 from shared.processes import on_stop_signals
 from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
@@ -26,12 +27,12 @@ async def serve(settings: GatewaySettings) -> None:
     ]
     stop = asyncio.Event()
     on_stop_signals(stop.set)
-    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
+    fabric = await patiently(lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool)))
     try:
         # One connection for all pools: their keys differ, the server does not.
         pools = [RedisFabric(fabric.connection, Keys(PoolId(extra.pool)), fabric.settings) for extra in settings.extra_models]
         for pool in (fabric, *pools):
-            await pool.check_versions()
+            await patiently(pool.check_versions)
         more = [
             ServedModel(extra.name, pool, tokenizer, model_length(extra.model), ModelDefaults.read(extra.model))
             for extra, pool, tokenizer in zip(settings.extra_models, pools, tokenizers[1:], strict=True)

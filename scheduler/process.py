@@ -17,6 +17,7 @@ from scheduler.settings import SchedulerSettings
 from scheduler.tracing import SchedulerTracing
 from shared.clock import SystemClock
 from shared.metrics import NO_DOOR, MetricsDoor, shown
+from shared.patience import patiently
 from shared.processes import LOOP_ASK_AGAIN_S, cancel_all, on_stop_signals
 from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
@@ -58,8 +59,8 @@ async def serve(settings: SchedulerProcessSettings) -> None:
     """Runs until SIGTERM or SIGINT."""
     core = SchedulerCore(settings.core)
     name = f"scheduler-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
-    await fabric.check_versions()
+    fabric = await patiently(lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool)))
+    await patiently(fabric.check_versions)
     loop = SchedulerLoop(core, fabric, SystemClock(), LoopSettings(name, max_waiting=settings.max_waiting))
     metrics = SchedulerMetrics(SystemClock())
     fabric.on_undecodable = metrics.undecodable

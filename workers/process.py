@@ -16,6 +16,7 @@ from shared.clock import SystemClock
 from shared.errors import ConfigError, ModelRefused
 from shared.messages import WorkerInfo
 from shared.metrics import NO_DOOR, MetricsDoor, shown
+from shared.patience import patiently
 from shared.processes import on_stop_signals
 from shared.profile import Profile
 from shared.redis_fabric import RedisFabric
@@ -116,9 +117,9 @@ async def serve(settings: WorkerProcessSettings) -> None:
     ref = WorkerRef(WorkerId(settings.name or f"{socket.gethostname()}-{os.getpid()}"), new_incarnation())
     logs.bind(worker=str(ref))
     engine = build_engine(settings)
-    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool))
-    await fabric.check_versions()
-    profile = await profile_of(settings, engine, fabric)
+    fabric = await patiently(lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool)))
+    await patiently(fabric.check_versions)
+    profile = await patiently(lambda: profile_of(settings, engine, fabric))
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     tickets = Tickets.of_pool(settings.pool, settings.pool_secret, settings.redis_url)
     info = worker_info(settings, ref, engine, profile)
