@@ -7,10 +7,8 @@ nothing runs beside it. Leases count on the clock's wall time, as a server's exp
 from __future__ import annotations
 
 import copy
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
 
 from shared.clock import Clock
 from shared.fabric import FenceAnswer, LoadedLog, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
@@ -30,49 +28,13 @@ from shared.messages import (
     Submission,
     WorkerInfo,
 )
+from shared.model_stream import EntryId
+from shared.model_stream import Stream as _Stream
 from shared.request import TERMINAL, advance
 from shared.types import NO_GATEWAY, GatewayId, JobSeq, Phase, RequestId, WorkerRef
 
-M = TypeVar("M")
-EntryId = tuple[int, int]
-
 REMEMBERED_JOBS = 64
 """A head start that is ordered again is known by its number among so many last jobs of its worker."""
-
-
-def _parse(entry_id: str) -> EntryId:
-    ms, _, number = entry_id.partition("-")
-    return int(ms), int(number or 0)
-
-
-@dataclass
-class _Stream(Generic[M]):
-    """Entries in order under `<wall ms>-<number>`, as a server names them: ids grow even after a lost tail."""
-
-    ids: list[EntryId] = field(default_factory=list)
-    items: list[M] = field(default_factory=list)
-    last: EntryId = (0, 0)
-    """Of the newest entry there ever was: ids grow although entries go and clocks step back."""
-
-    def add(self, item: M, wall_ms: int) -> EntryId:
-        self.last = (wall_ms, 0) if wall_ms > self.last[0] else (self.last[0], self.last[1] + 1)
-        self.ids.append(self.last)
-        self.items.append(item)
-        return self.last
-
-    def read(self, after: str, count: int) -> tuple[tuple[str, M], ...]:
-        first = bisect_right(self.ids, _parse(after))
-        pairs = zip(self.ids[first : first + count], self.items[first : first + count], strict=True)
-        return tuple((f"{ms}-{number}", item) for (ms, number), item in pairs)
-
-    def remove(self, entry_id: EntryId) -> None:
-        at = bisect_right(self.ids, entry_id) - 1
-        if at >= 0 and self.ids[at] == entry_id:
-            del self.ids[at], self.items[at]
-
-    def clear(self) -> None:
-        self.ids.clear()
-        self.items.clear()
 
 
 Append = tuple[int, tuple[LogTokens, ...], LogEnd | None]
