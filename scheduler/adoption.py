@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scheduler.events import Known
 from scheduler.moves import Moves
-from scheduler.requests import CANCELLED, LiveRequest, Stage, from_record
+from scheduler.requests import CANCELLED, LiveRequest, Stage, from_record, stage_of
 from scheduler.state import State
 from shared.fabric import Record
 from shared.request import TERMINAL
@@ -35,7 +35,7 @@ class Adoption:
         timeout_s = submission.timeout_s
         deadline = now + timeout_s - max(0.0, age_s) if timeout_s > 0 else NO_DEADLINE
         state.arrivals += 1
-        request = from_record(record, state.arrivals, deadline)
+        request = from_record(record, state.lengths, state.arrivals, deadline)
         state.requests[request.request_id] = request
         if timeout_s > 0:
             state.deadlines.set(request.request_id, deadline)
@@ -46,7 +46,7 @@ class Adoption:
     def _readopt(self, request: LiveRequest, record: Record, now: float) -> None:
         """It keeps its place in the line, its listeners and its wished end."""
         self._state.writes.answered(request.request_id)
-        request.enter(from_record(record, 0, 0.0).stage)
+        request.enter(stage_of(record))
         request.learn(record)
         self._resume(request, now)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from scheduler.ordered import Ordered
 from scheduler.requests import LiveRequest
-from scheduler.view import HeadStartView, WaitingView
 from shared.types import RequestId
 
 Key = tuple[int, float, int]
@@ -17,12 +16,9 @@ class Backlog:
     """Ordered by (priority, deadline, arrival); a second order holds those without a head start.
 
     A request that no member could hold is shelved, so that it does not stand before those that can be served.
-    `expect` estimates the output of a request for its memory, `mean` for its time (by default the same).
     """
 
-    def __init__(self, expect: Callable[[LiveRequest], int], look_ahead: int, mean: Callable[[LiveRequest], int] | None = None) -> None:
-        self._expect = expect
-        self._mean = mean or expect
+    def __init__(self, look_ahead: int) -> None:
         self._look_ahead = look_ahead
         self._line: Ordered[Key] = Ordered()
         self._bare: Ordered[Key] = Ordered()
@@ -43,7 +39,7 @@ class Backlog:
 
     @property
     def line_length(self) -> int:
-        return len(self._line)
+        return len(self._by_id)
 
     @property
     def bare_length(self) -> int:
@@ -61,12 +57,14 @@ class Backlog:
 
     def newcomers(self) -> list[LiveRequest]:
         """Who joined the line since the last call, and is still in it."""
-        new, self._newcomers = self._newcomers, []
+        if not (new := self._newcomers):
+            return []
+        self._newcomers = []
         return [request for request in new if self._by_id.get(request.request_id) is request]
 
     def remove(self, request: LiveRequest) -> None:
         self.tokens -= request.num_tokens
-        if self._shelf.pop(request.request_id, None) is None:
+        if not self._shelf or self._shelf.pop(request.request_id, None) is None:
             self._take_out(request)
 
     def _touch(self, key: Key) -> None:
@@ -75,11 +73,12 @@ class Backlog:
             self.front += 1
 
     def _take_out(self, request: LiveRequest) -> None:
-        self._touch(request.key)
-        self._line.remove(request.key)
+        key = request.key
+        self._touch(key)
+        self._line.remove(key)
         if request.head_start is None:
-            self._bare.remove(request.key)
-        del self._by_key[request.key], self._by_id[request.request_id]
+            self._bare.remove(key)
+        del self._by_key[key], self._by_id[request.request_id]
 
     def give_head_start(self, request: LiveRequest, present: bool) -> None:
         """Its head start appears or vanishes; called before `request.head_start` changes."""
@@ -112,21 +111,18 @@ class Backlog:
 
     # -- what policies see: `scheduler.view.WaitingLine`
 
-    def first(self, count: int, skip: int = 0) -> Iterator[WaitingView]:
-        start = self._line.at(skip)
-        if start is not None:
-            for key in islice(self._line.since(start), max(0, count - skip)):
-                yield self.view(self._by_key[key])
+    def first(self, count: int, skip: int = 0) -> Iterator[LiveRequest]:
+        return self._requests(islice(self._line.since_place(skip), max(0, count - skip)))
 
-    def without_head_start(self, skip: int = 0) -> Iterator[WaitingView]:
+    def without_head_start(self, skip: int = 0) -> Iterator[LiveRequest]:
         start = self._line.at(skip)
-        if start is not None:
-            for key in self._bare.since(start):
-                yield self.view(self._by_key[key])
+        return iter(()) if start is None else self._requests(self._bare.since(start))
 
-    def get(self, request_id: RequestId) -> WaitingView | None:
-        request = self._by_id.get(request_id)
-        return None if request is None else self.view(request)
+    def _requests(self, keys: Iterator[Key]) -> Iterator[LiveRequest]:
+        return map(self._by_key.__getitem__, keys)
+
+    def get(self, request_id: RequestId) -> LiveRequest | None:
+        return self._by_id.get(request_id)
 
     def place(self, request_id: RequestId) -> int:
         return self._line.before(self._by_id[request_id].key)
@@ -134,23 +130,6 @@ class Backlog:
     @property
     def mean_tokens(self) -> float:
         return self.tokens / max(1, len(self))
-
-    def view(self, request: LiveRequest) -> WaitingView:
-        held = request.head_start
-        head_start = None if held is None else HeadStartView(held.assist, held.worker, held.offered, held.limit, held.stopped)
-        return WaitingView(
-            request.request_id,
-            request.num_tokens,
-            self._expect(request),
-            head_start,
-            request.assists_lost,
-            request.submission.priority,
-            request.deadline,
-            request.submission.num_choices,
-            request.submission.num_prompt,
-            request.submission.prefix,
-            self._mean(request),
-        )
 
     def check(self) -> None:
         assert set(self._line) == set(self._by_key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.view import Amount, HeadStartView, WaitingView, WorkerView
+from scheduler.view import Amount, WaitingView, WorkerView
 from shared.types import whole_granules
 
 STANDARD_PROMPT = 512
@@ -18,53 +18,59 @@ def can_hold(worker: WorkerView, num_tokens: int) -> bool:
     return num_tokens < worker.capacity_tokens
 
 
-def own_blocks(worker: WorkerView, head_start: HeadStartView | None) -> int:
+def own_blocks(worker: WorkerView, waiting: WaitingView) -> int:
     """Blocks of a head start that this very worker gave: it keeps them when it becomes the owner."""
-    if head_start is None or head_start.worker != worker.ref:
-        return 0
-    return head_start.offered // worker.block_tokens
+    held = waiting.head_start
+    return held.offered // worker.block_tokens if held is not None and held.worker == worker.ref else 0
 
 
-def own_seconds(worker: WorkerView, giver: WorkerView | None, waiting: WaitingView, cut: int, cached: int) -> float:
-    """Seconds until this worker has the whole prompt: its queue, the pull, and the prefill of what neither cache nor pull brings."""
-    pull = pull_seconds(worker, giver, cut - cached) if giver is not None and cut > cached else 0.0
-    return queued_seconds(worker) + pull + prefill_seconds(worker, max(cut, cached), waiting.num_tokens)
+def assign_blocks(worker: WorkerView, waiting: WaitingView) -> int:
+    """Blocks that owning this request takes beside those that the worker has given it already.
+
+    The prompt once, and each choice's expected output; at most the whole worker: a request whose prompt fits is not kept from it by
+    an output that might not.
+    """
+    blocks = -(-(waiting.num_tokens + waiting.expected_output) // worker.block_tokens)
+    if waiting.num_choices > 1:
+        blocks += (waiting.num_choices - 1) * (blocks - shared_blocks(worker, waiting))
+    blocks = min(worker.total_blocks, blocks)
+    return max(0, blocks - own_blocks(worker, waiting))
+
+
+def shared_blocks(worker: WorkerView, waiting: WaitingView) -> int:
+    """Blocks of the prompt that all choices have in common: its last token is computed for each."""
+    return max(0, waiting.num_prompt - 1) // worker.block_tokens
 
 
 def assign_amount(worker: WorkerView, waiting: WaitingView, cut: int = 0) -> Amount:
-    """What owning this request takes, `[0, cut)` being computed elsewhere or cached: the prompt once, and each choice's expected output.
+    """What owning this request takes, `[0, cut)` being computed elsewhere or cached."""
+    tokens, choices = waiting.num_tokens, waiting.num_choices
+    if choices > 1:
+        tokens += (choices - 1) * (tokens - shared_blocks(worker, waiting) * worker.block_tokens)
+    return Amount(tokens - cut, assign_blocks(worker, waiting), choices - gave(worker, waiting))
 
-    At most the whole worker: a request whose prompt fits is not kept from it by an output that might not.
-    """
-    head_start = waiting.head_start
-    held = own_blocks(worker, head_start)
-    each = blocks_for(waiting.num_tokens + waiting.expected_output, worker.block_tokens)
-    shared = max(0, waiting.num_prompt - 1) // worker.block_tokens
-    others = waiting.num_choices - 1
-    blocks = min(worker.total_blocks, each + others * (each - shared))
-    own = head_start is not None and head_start.worker == worker.ref
-    tokens = waiting.num_tokens - cut + others * (waiting.num_tokens - shared * worker.block_tokens)
-    return Amount(tokens, max(0, blocks - held), waiting.num_choices - own)
+
+def gave(worker: WorkerView, waiting: WaitingView) -> bool:
+    """Whether its head start is this very worker's: then it has a place there already."""
+    return waiting.head_start is not None and waiting.head_start.worker == worker.ref
 
 
 def fits(worker: WorkerView, waiting: WaitingView) -> bool:
     """Whether the worker could take this request now. An idle worker needs room for the prompt alone, and a place for one choice."""
-    needed = assign_amount(worker, waiting)
-    idle = worker.owned == 0
-    places = needed.sequences - (waiting.num_choices - 1 if idle else 0)
-    if not can_hold(worker, waiting.num_tokens) or worker.free.tokens <= 0 or places > worker.free.sequences:
+    free, idle = worker.free, worker.owned == 0
+    if free.tokens <= 0 or not can_hold(worker, waiting.num_tokens):
         return False
-    if needed.blocks <= worker.free.blocks:
+    if (1 if idle else waiting.num_choices) - gave(worker, waiting) > free.sequences:
+        return False
+    if assign_blocks(worker, waiting) <= free.blocks:
         return True
-    prompt = blocks_for(waiting.num_tokens + 1, worker.block_tokens) - own_blocks(worker, waiting.head_start)
-    return idle and prompt <= worker.free.blocks
+    return idle and blocks_for(waiting.num_tokens + 1, worker.block_tokens) - own_blocks(worker, waiting) <= free.blocks
 
 
 def granted(worker: WorkerView, amount: Amount) -> Amount:
     """What is written down for a job that `fits`: never more blocks or places than there are."""
-    return amount._replace(
-        blocks=min(amount.blocks, max(0, worker.free.blocks)), sequences=min(amount.sequences, max(0, worker.free.sequences))
-    )
+    free = worker.free
+    return Amount(amount.tokens, min(amount.blocks, max(0, free.blocks)), min(amount.sequences, max(0, free.sequences)))
 
 
 def assist_amount(worker: WorkerView, limit: int) -> Amount:

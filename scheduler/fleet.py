@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from scheduler.cost_model import standard_seconds
 from scheduler.ordered import Ordered
@@ -15,6 +15,9 @@ from shared.messages import Control, Report, WorkerInfo, WorkerState
 from shared.profile import Profile, StepShape
 from shared.types import GRANULE_TOKENS, AssistId, JobSeq, RequestId, WorkerId, WorkerRef
 
+FreeKey = tuple[float, int, WorkerRef]
+IdleKey = tuple[float, WorkerRef]
+
 SPEED_CHUNK = 512
 NO_JOB = JobSeq(0, 0)
 
@@ -22,11 +25,26 @@ NO_JOB = JobSeq(0, 0)
 class Standing(StrEnum):
     """What a worker is to a request that is being placed; all but the first say why it is not given to that worker."""
 
+    __hash__ = str.__hash__  # An enum's own goes by way of Python, and every placement counts by these.
+
     FREE = "free"
     NO_CREDIT = "no token credit"
     NO_ROOM = "no room"
     HELPS = "gives head starts"
     AWAY = "draining"
+
+
+FREE, NO_CREDIT, NO_ROOM, HELPS, AWAY = Standing
+
+
+class Listing(NamedTuple):
+    """Where a worker stands in the fleet's queues and counts."""
+
+    standing: Standing
+    free: FreeKey | None = None
+    idle: IdleKey | None = None
+    soon_free: bool = False
+    full: bool = False
 
 
 class Worker:
@@ -104,8 +122,8 @@ class Worker:
         """None while it has not joined."""
         if self.info is None or self.profile is None:
             return None
-        info = self.info
-        waiting = tuple(held.request_id for held in self.head_starts.values() if not (held.released or held.taken))
+        info, held = self.info, self.head_starts.values() if self.head_starts else ()
+        growing = [one for one in held if one.grows] if held else ()
         return WorkerView(
             self.ref,
             self.profile,
@@ -118,13 +136,13 @@ class Worker:
             self.free,
             self.queued_tokens + self.promised.tokens,
             len(self.running) + len(self.incoming),
-            waiting,
+            tuple([one.request_id for one in held if not (one.released or one.taken)]) if held else (),
             self.speed,
             self.decodes,
             self.decode_context,
-            sum(held.grows for held in self.head_starts.values()),
+            len(growing),
             info.role,
-            sum(held.limit - held.offered for held in self.head_starts.values() if held.grows),
+            sum([one.limit - one.offered for one in growing]) if growing else 0,
             info.usd_per_hour,
         )
 
@@ -145,28 +163,32 @@ class Worker:
 
 
 class Fleet:
-    """All live workers, their views, and who of them is free. `refresh` keeps the three together."""
+    """All live workers, their views, and who of them is free.
+
+    Whoever changes a worker calls `refresh`, whoever looks at the others calls `settle` first: a worker of which many things change at
+    once is drawn once.
+    """
 
     def __init__(self, max_assists: int, itl_target_s: float = 0.0) -> None:
         self._max_assists = max_assists
         self._itl_target_s = itl_target_s
         self._workers: dict[WorkerRef, Worker] = {}
         self._views: dict[WorkerRef, WorkerView] = {}
-        self._free: dict[WorkerRef, tuple[float, int, WorkerRef]] = {}
-        self._idle: dict[WorkerRef, tuple[float, WorkerRef]] = {}
+        self._stale: dict[Worker, None] = {}
+        self._listed: dict[WorkerRef, Listing] = {}
         self._current: dict[WorkerId, WorkerRef] = {}
         self.views: Mapping[WorkerRef, WorkerView] = MappingProxyType(self._views)
-        self.free_owners: Ordered[tuple[float, int, WorkerRef]] = Ordered()
+        self.free_owners: Ordered[FreeKey] = Ordered()
         """(seconds until a standard prompt would be done, -free blocks, ref): the best one first."""
-        self.idle_assistants: Ordered[tuple[float, WorkerRef]] = Ordered()
+        self.idle_assistants: Ordered[IdleKey] = Ordered()
         """(-speed, ref): the fastest first."""
-        self.soon_free: set[WorkerRef] = set()
-        self.full: set[WorkerRef] = set()
+        self.soon_free = 0
+        """Owners that will take a request after the coming step or two."""
+        self.full = 0
         """Owners whose decodes leave no room for anybody else."""
         self.news: set[WorkerRef] = set()
         """Free owners whose figures changed since they were last asked."""
-        self._standing: dict[WorkerRef, Standing] = {}
-        self.standings: Counter[Standing] = Counter()
+        self.standings: dict[Standing, int] = dict.fromkeys(Standing, 0)
         """How many workers could, or could not, be given a request now, and why."""
         self.roles = Roles()
         self.largest = 0
@@ -208,15 +230,30 @@ class Fleet:
         self._unlist(worker.ref)
 
     def is_free_owner(self, ref: WorkerRef) -> bool:
-        return ref in self._free
+        return self.standing(ref) is FREE
 
     def refresh(self, worker: Worker) -> None:
-        """Call after any change of a worker: its view and its places in the queues follow."""
+        """Call after any change of a worker: its view and its places in the queues follow when the fleet is next looked at."""
+        self._stale[worker] = None
+
+    def settle(self) -> None:
+        """Everybody's view and places are as their ledgers say."""
+        if self._stale:
+            for worker in self._stale:
+                self._draw(worker)
+            self._stale.clear()
+
+    def _draw(self, worker: Worker) -> None:
         view = worker.view()
-        self._unlist(worker.ref)
-        if view is not None and worker.ref in self._workers:
-            self._views[worker.ref] = view
-            self._list(view)
+        if view is None or self._workers.get(worker.ref) is not worker:
+            return
+        self._views[worker.ref] = view
+        before, now = self._listed.get(worker.ref), self._listing(view)
+        if now != before:
+            self._unlist(worker.ref)
+            self._list(worker.ref, now)
+        if now.free is not None:
+            self.news.add(worker.ref)
 
     def take_roles(self, roles: Roles) -> None:
         """Who changes its role changes its place in the queues."""
@@ -227,62 +264,66 @@ class Fleet:
         self.largest = max((view.capacity_tokens for view in self._views.values()), default=0)
 
     def standing(self, ref: WorkerRef) -> Standing:
-        return self._standing.get(ref, Standing.AWAY)
+        listing = self._listed.get(ref)
+        return AWAY if listing is None else listing.standing
 
-    def _stand(self, view: WorkerView) -> Standing:
-        if view.ref in self._free:
-            return Standing.FREE
+    def _listing(self, view: WorkerView) -> Listing:
         if view.ref in self.roles.owners:
-            return Standing.NO_ROOM if view.ref in self.full else Standing.NO_CREDIT
-        return Standing.HELPS if view.ref in self.roles.assistants else Standing.AWAY
+            return self._as_owner(view)
+        if view.ref in self.roles.assistants:
+            return Listing(HELPS, idle=(-view.speed, view.ref) if self._could_assist(view) else None)
+        return Listing(AWAY)
 
-    def _list(self, view: WorkerView) -> None:
-        self._queue(view)
-        standing = self._standing[view.ref] = self._stand(view)
-        self.standings[standing] += 1
-
-    def _queue(self, view: WorkerView) -> None:
-        if view.ref in self.roles.owners:
-            if view.soon_free:
-                self.soon_free.add(view.ref)
-            if view.full or self._too_slow(view):
-                self.full.add(view.ref)
-            if view.free.tokens > 0 and (view.free.sequences > 0 or view.head_starts):
-                self._free[view.ref] = (standard_seconds(view), -view.free.blocks, view.ref)
-                self.free_owners.add(self._free[view.ref])
-                self.news.add(view.ref)
-        elif view.ref in self.roles.assistants and self._could_assist(view):
-            self._idle[view.ref] = (-view.speed, view.ref)
-            self.idle_assistants.add(self._idle[view.ref])
+    def _as_owner(self, view: WorkerView) -> Listing:
+        full = view.full or self._too_slow(view)
+        if view.free.tokens > 0 and (view.free.sequences > 0 or view.head_starts):
+            return Listing(FREE, (standard_seconds(view), -view.free.blocks, view.ref), None, view.soon_free, full)
+        return Listing(NO_ROOM if full else NO_CREDIT, None, None, view.soon_free, full)
 
     def _too_slow(self, view: WorkerView) -> bool:
         """Its decodes alone take as long as a token may."""
-        decodes = StepShape(0, 0, view.decodes, view.decode_context)
-        return self._itl_target_s > 0 and view.decodes > 0 and view.profile.step_seconds(decodes) >= self._itl_target_s
+        if not (self._itl_target_s and view.decodes):
+            return False
+        return view.profile.step_seconds(StepShape(0, 0, view.decodes, view.decode_context)) >= self._itl_target_s
 
     def _could_assist(self, view: WorkerView) -> bool:
         room = view.free.blocks * view.block_tokens >= GRANULE_TOKENS
         return room and view.free.sequences > 0 and view.growing < self._max_assists
 
+    def _list(self, ref: WorkerRef, listing: Listing) -> None:
+        self._listed[ref] = listing
+        self.standings[listing.standing] += 1
+        self.soon_free += listing.soon_free
+        self.full += listing.full
+        if listing.free is not None:
+            self.free_owners.add(listing.free)
+        if listing.idle is not None:
+            self.idle_assistants.add(listing.idle)
+
     def _unlist(self, ref: WorkerRef) -> None:
-        self.soon_free.discard(ref)
-        self.full.discard(ref)
-        if (standing := self._standing.pop(ref, None)) is not None:
-            self.standings[standing] -= 1
-        self.news.discard(ref)
-        if (free := self._free.pop(ref, None)) is not None:
-            self.free_owners.remove(free)
-        if (idle := self._idle.pop(ref, None)) is not None:
-            self.idle_assistants.remove(idle)
+        listing = self._listed.pop(ref, None)
+        if listing is None:
+            return
+        self.standings[listing.standing] -= 1
+        self.soon_free -= listing.soon_free
+        self.full -= listing.full
+        if listing.free is not None:
+            self.free_owners.remove(listing.free)
+            self.news.discard(ref)
+        if listing.idle is not None:
+            self.idle_assistants.remove(listing.idle)
 
     def check(self) -> None:
+        assert not self._stale, "somebody was changed and not drawn anew"
         for worker in self._workers.values():
             worker.check()
             assert worker.info is None or self._views.get(worker.ref) == worker.view(), f"stale view of {worker!r}"
         assert set(self._views) <= set(self._workers)
-        assert len(self.free_owners) == len(self._free)
-        assert len(self.idle_assistants) == len(self._idle)
-        assert +self.standings == Counter(self._standing.values())
-        assert set(self._standing) == set(self._views)
-        assert self.news <= set(self._free), "somebody who is not free would be asked"
+        assert self._listed == {ref: self._listing(view) for ref, view in self._views.items()}, "somebody stands where it stood before"
+        listed = self._listed.values()
+        assert list(self.free_owners) == sorted(one.free for one in listed if one.free is not None)
+        assert list(self.idle_assistants) == sorted(one.idle for one in listed if one.idle is not None)
+        assert self.standings == {each: sum(one.standing is each for one in listed) for each in Standing}
+        assert (self.soon_free, self.full) == (sum(one.soon_free for one in listed), sum(one.full for one in listed))
+        assert all(self.is_free_owner(ref) for ref in self.news), "somebody who is not free would be asked"
         assert not self.gone & set(self._workers), "a worker that is gone is listed"

@@ -67,6 +67,7 @@ class Members:
     def reclassify(self) -> None:
         """Only whose role changed changes place, so that a thousand joins cost a thousand times a thousand glances, no more."""
         fleet = self._state.fleet
+        fleet.settle()
         fleet.take_roles(self._policy.classify(ClusterView(fleet.views, self._state.backlog, fleet.roles)))
         self._state.backlog.unshelve(fleet.largest)
         self._state.roles_stale = False

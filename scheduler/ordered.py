@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=tuple[Any, ...])
@@ -30,11 +31,13 @@ class Ordered(Generic[K]):
             yield from bucket
 
     def __contains__(self, key: K) -> bool:
+        at, inside = self._find(key)
+        return at < len(self._buckets) and self._buckets[at][inside] == key
+
+    def _find(self, key: K) -> tuple[int, int]:
+        """The bucket and the place in it where this key is, or would be; one bucket too far if it is beyond the last."""
         at = bisect_left(self._lasts, key)
-        if at == len(self._buckets):
-            return False
-        bucket = self._buckets[at]
-        return bucket[bisect_left(bucket, key)] == key
+        return at, bisect_left(self._buckets[at], key) if at < len(self._buckets) else 0
 
     def add(self, key: K) -> None:
         if not self._buckets:
@@ -54,11 +57,11 @@ class Ordered(Generic[K]):
 
     def remove(self, key: K) -> None:
         """Raises `KeyError` if it is not there."""
-        if key not in self:
+        at, inside = self._find(key)
+        if at == len(self._buckets) or self._buckets[at][inside] != key:
             raise KeyError(key)
-        at = bisect_left(self._lasts, key)
         bucket = self._buckets[at]
-        del bucket[bisect_left(bucket, key)]
+        del bucket[inside]
         self._size -= 1
         if bucket:
             self._lasts[at] = bucket[-1]
@@ -75,13 +78,22 @@ class Ordered(Generic[K]):
 
     def before(self, key: K) -> int:
         """How many keys come before this one."""
-        at = bisect_left(self._lasts, key)
-        inside = bisect_left(self._buckets[at], key) if at < len(self._buckets) else 0
+        at, inside = self._find(key)
         return sum(map(len, self._buckets[:at])) + inside
 
     def since(self, key: K) -> Iterator[K]:
         """Keys from `key` on, in order."""
-        first = bisect_left(self._lasts, key)
-        for at in range(first, len(self._buckets)):
-            bucket = self._buckets[at]
-            yield from bucket[bisect_left(bucket, key) if at == first else 0 :]
+        return self._from(*self._find(key))
+
+    def since_place(self, index: int) -> Iterator[K]:
+        """Keys from this place of the order on."""
+        for at, bucket in enumerate(self._buckets):
+            if index < len(bucket):
+                return self._from(at, index)
+            index -= len(bucket)
+        return iter(())
+
+    def _from(self, at: int, inside: int) -> Iterator[K]:
+        if at == len(self._buckets):
+            return iter(())
+        return chain(islice(self._buckets[at], inside, None), chain.from_iterable(islice(self._buckets, at + 1, None)))

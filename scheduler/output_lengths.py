@@ -29,38 +29,54 @@ class OutputLengths:
 
     def __init__(self, quantile: float, default_tokens: int) -> None:
         self._quantile = quantile
-        self._unknown = Lengths(default_tokens, default_tokens)
-        self._recent: dict[int, deque[int]] = {}
-        self._sorted: dict[int, list[int]] = {}
-        self._sums: dict[int, int] = {}
+        self._windows: dict[int, _Window] = {}
         self._known: dict[int, Lengths] = {}
         """Of buckets that have seen enough: worked out when they learn, for they are asked far more often."""
+        self._unknown = Lengths(default_tokens, default_tokens)
+        """Of the others: of all outputs together, as soon as enough of those were seen."""
 
     def learn(self, num_prompt: int, num_output: int) -> None:
-        for bucket in (num_prompt.bit_length(), ALL):
-            self._learn(bucket, num_output)
+        bucket = num_prompt.bit_length()
+        if (known := self._learn(bucket, num_output)) is not None:
+            self._known[bucket] = known
+        self._unknown = self._learn(ALL, num_output) or self._unknown
 
-    def _learn(self, bucket: int, num_output: int) -> None:
-        recent = self._recent.setdefault(bucket, deque())
-        ordered = self._sorted.setdefault(bucket, [])
-        if len(recent) == WINDOW:
-            oldest = recent.popleft()
-            del ordered[bisect_left(ordered, oldest)]
-            self._sums[bucket] -= oldest
-        recent.append(num_output)
-        self._sums[bucket] = self._sums.get(bucket, 0) + num_output
-        insort(ordered, num_output)
-        if len(ordered) >= ENOUGH:
-            likely = ordered[min(len(ordered) - 1, int(len(ordered) * self._quantile))]
-            self._known[bucket] = Lengths(likely, self._sums[bucket] // len(ordered))
+    def _learn(self, bucket: int, num_output: int) -> Lengths | None:
+        window = self._windows.get(bucket)
+        if window is None:
+            window = self._windows[bucket] = _Window()
+        return window.learn(num_output, self._quantile)
 
     def expect(self, num_prompt: int, max_tokens: int, delivered: int = 0) -> int:
         """Tokens that are probably still to come, at least 1 and never beyond `max_tokens`."""
-        return max(1, min(max_tokens, self._of(num_prompt).likely) - delivered)
+        known = self._known.get(num_prompt.bit_length(), self._unknown)
+        return max(1, min(max_tokens, known.likely) - delivered)
 
     def mean(self, num_prompt: int, max_tokens: int, delivered: int = 0) -> int:
         """Tokens still to come on average, at least 1 and never beyond `max_tokens`."""
-        return max(1, min(max_tokens, self._of(num_prompt).mean) - delivered)
+        known = self._known.get(num_prompt.bit_length(), self._unknown)
+        return max(1, min(max_tokens, known.mean) - delivered)
 
-    def _of(self, num_prompt: int) -> Lengths:
-        return self._known.get(num_prompt.bit_length()) or self._known.get(ALL, self._unknown)
+
+class _Window:
+    """The last `WINDOW` outputs of one bucket (tokens), in the order of arrival and of length."""
+
+    __slots__ = ("_ordered", "_recent", "_sum")
+
+    def __init__(self) -> None:
+        self._recent: deque[int] = deque()
+        self._ordered: list[int] = []
+        self._sum = 0
+
+    def learn(self, num_output: int, quantile: float) -> Lengths | None:
+        """None while it has seen too little."""
+        recent, ordered = self._recent, self._ordered
+        if len(recent) == WINDOW:
+            oldest = recent.popleft()
+            del ordered[bisect_left(ordered, oldest)]
+            self._sum -= oldest
+        recent.append(num_output)
+        insort(ordered, num_output)
+        self._sum += num_output
+        count = len(ordered)
+        return Lengths(ordered[min(count - 1, int(count * quantile))], self._sum // count) if count >= ENOUGH else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scheduler.cost_model import assign_amount, assist_amount, fits, granted
-from scheduler.events import Place, Placed
+from scheduler.events import Place, Placed, TellStory
 from scheduler.fleet import Worker
 from scheduler.moves import Moves
 from scheduler.placement_story import placement_story
@@ -28,11 +28,13 @@ class Placement:
 
     def dispatch(self, now: float) -> None:
         """Until nobody who is free wants anything."""
+        self._state.fleet.settle()
         if self._state.backlog.line_length:
             self._shelve()
             self._meet_all()
             self._take_all(now)
             self._assist_all(now)
+            self._state.fleet.settle()
 
     def _shelve(self) -> None:
         largest = self._state.fleet.largest
@@ -41,7 +43,7 @@ class Placement:
 
     def _meet_all(self) -> None:
         for request in self._state.backlog.newcomers():
-            self._policy.meet(self.view(), self._state.backlog.view(request))
+            self._policy.meet(self.view(), request)
 
     def _take_all(self, now: float) -> None:
         """Whoever declined is asked again only when its figures or the front of the line have changed."""
@@ -59,6 +61,7 @@ class Placement:
     def _next_free(self, asked: int) -> WorkerView | None:
         """The best free owner that has not declined what stands in front now."""
         fleet = self._state.fleet
+        fleet.settle()
         if self._policy.waits_for_head_starts or self._state.backlog.front != self._front_asked:
             best = fleet.free_owners.at(asked)
             return fleet.views[best[-1]] if best is not None else None
@@ -66,9 +69,8 @@ class Placement:
 
     def _assist_all(self, now: float) -> None:
         """The fastest low-end first; one that declines may stand before others that do not, a few of whom are asked too."""
-        backlog, fleet, declined = self._state.backlog, self._state.fleet, 0
-        while backlog.line_length and declined < MAX_DECLINED and (best := fleet.idle_assistants.at(declined)) is not None:
-            view = fleet.views[best[-1]]
+        backlog, declined = self._state.backlog, 0
+        while backlog.line_length and declined < MAX_DECLINED and (view := self._next_idle(declined)) is not None:
             match self._policy.assist(self.view(), view):
                 case Assist() as assist:
                     self._order(view, assist, now)
@@ -77,41 +79,46 @@ class Placement:
                 case None:
                     declined += 1
 
+    def _next_idle(self, declined: int) -> WorkerView | None:
+        fleet = self._state.fleet
+        fleet.settle()
+        best = fleet.idle_assistants.at(declined)
+        return fleet.views[best[-1]] if best is not None else None
+
     def view(self) -> ClusterView:
         fleet = self._state.fleet
-        helper, full = fleet.idle_assistants.at(0), bool(fleet.full) and len(fleet.full) == len(fleet.roles.owners)
+        helper = fleet.idle_assistants.at(0)
         return ClusterView(
             fleet.views,
             self._state.backlog,
             fleet.roles,
-            len(fleet.soon_free),
+            fleet.soon_free,
             self._state.prefixes,
             fleet.is_free_owner,
-            helper[-1] if helper else None,
-            full,
+            None if helper is None else helper[-1],
+            0 < fleet.full == len(fleet.roles.owners),
         )
 
     # -- an owner takes
 
     def _assign(self, view: WorkerView, take: Take, now: float) -> None:
         request, worker = self._state.requests[take.request_id], self._state.fleet.get(view.ref)
-        waiting = self._state.backlog.view(request)
         assert worker is not None
-        if not fits(view, waiting):
+        if not fits(view, request):
             raise ValueError(f"policy {self._policy.name} gave {request!r} to {worker!r}, where it does not fit")
-        story = placement_story(self._state, self._policy.name, request, waiting, view, take)
+        story = placement_story(self._state, self._policy.name, request, view, take)
         self._state.backlog.remove(request)
         request.enter(Stage.PLACING)
         request.owner, request.seq, request.placed_at = view.ref, self._state.next_job(), now
         request.source, request.computed, request.missing_since = self._source(request, take), -1, None
         request.remembered = 0
-        worker.promise(request.seq, granted(view, assign_amount(view, waiting, max(take.cut, self._cached(view, waiting)))))
+        worker.promise(request.seq, granted(view, assign_amount(view, request, max(take.cut, self._cached(view, request)))))
         worker.incoming[request.request_id] = request
         job = Assign(request.seq, request.request_id, request.attempt, request.num_tokens, request.source)
         self._state.write(request, Place(view.ref, job), now)
         self._settle_head_start(request, view.ref, now)
         self._state.fleet.refresh(worker)
-        self._state.note(request.request_id, "assigned", **story)
+        self._state.out.append(TellStory(request.request_id, "assigned", story))
 
     def _cached(self, view: WorkerView, waiting: WaitingView) -> int:
         return self._state.prefixes.cached_tokens(view.ref, waiting.prefix, waiting.num_tokens)

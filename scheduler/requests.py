@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from scheduler.output_lengths import OutputLengths
 from shared.errors import InvalidTransition
 from shared.fabric import Record
 from shared.messages import Source, Submission
@@ -14,6 +15,8 @@ from shared.types import AssistId, JobSeq, MoveCause, Phase, RequestId, WorkerRe
 
 class Stage(StrEnum):
     """What a live request is waiting for. Finer than `Phase`: the record knows nothing of writes under way."""
+
+    __hash__ = str.__hash__  # An enum's own goes by way of Python, and every step looks itself up.
 
     WAITING = "waiting"
     PLACING = "placing"
@@ -52,6 +55,19 @@ class Ending:
 CANCELLED = Ending(Phase.CANCELLED)
 
 
+class Story(list[tuple[str, int]]):
+    """The last stages and their attempts, put into words for errors alone."""
+
+    LENGTH = 8
+
+    def tell(self, what: str, attempt: int) -> None:
+        self.append((what, attempt))
+        del self[: -self.LENGTH]
+
+    def __str__(self) -> str:
+        return " ".join(f"{what}/{attempt}" for what, attempt in self)
+
+
 @dataclass(slots=True, eq=False)
 class HeadStart:
     """An assist: what a low-end was asked to compute, and how far it has come."""
@@ -78,9 +94,10 @@ class HeadStart:
 
 @dataclass(slots=True, eq=False)
 class LiveRequest:
-    """Everything the leader knows of one request. Mutable; owned by the core alone."""
+    """Everything the leader knows of one request. Mutable; owned by the core alone. While it waits, policies see it as a `WaitingView`."""
 
     submission: Submission
+    lengths: OutputLengths
     arrival: int
     deadline: float
     """On the leader's monotonic clock; infinite without one."""
@@ -103,17 +120,35 @@ class LiveRequest:
     assists_lost: int = 0
     remembered: int = 0
     """Tokens of it that its owner is remembered to hold in cache."""
-    story: list[str] = field(default_factory=list)
-    """The last stages, for errors."""
+    story: Story = field(default_factory=Story)
+    request_id: RequestId = field(init=False)
+    num_prompt: int = field(init=False)
+    key: tuple[int, float, int] = field(init=False)
+    """Its place in the waiting line."""
+
+    def __post_init__(self) -> None:
+        self.request_id, self.num_prompt = self.submission.request_id, self.submission.num_prompt
+        self.key = (self.submission.priority, self.deadline, self.arrival)
+
+    # -- what policies see of it, beside its fields: `scheduler.view.WaitingView`
 
     @property
-    def request_id(self) -> RequestId:
-        return self.submission.request_id
+    def num_choices(self) -> int:
+        return self.submission.num_choices
 
     @property
-    def key(self) -> tuple[int, float, int]:
-        """Its place in the waiting line."""
-        return (self.submission.priority, self.deadline, self.arrival)
+    def prefix(self) -> bytes:
+        return self.submission.prefix
+
+    @property
+    def expected_output(self) -> int:
+        return self.lengths.expect(self.num_prompt, self.submission.max_tokens, self.num_tokens - self.num_prompt)
+
+    @property
+    def mean_output(self) -> int:
+        return self.lengths.mean(self.num_prompt, self.submission.max_tokens, self.num_tokens - self.num_prompt)
+
+    # -- its life
 
     @property
     def next_attempt(self) -> int:
@@ -121,19 +156,19 @@ class LiveRequest:
 
     @property
     def delivered(self) -> int:
-        return self.num_tokens - self.submission.num_prompt
+        return self.num_tokens - self.num_prompt
 
     def enter(self, stage: Stage) -> None:
         """Raises `InvalidTransition` if the table does not know the step."""
         if stage not in STEPS[self.stage]:
-            raise InvalidTransition(f"{self.stage} -> {stage} is not a step of {self!r}; story: {' '.join(self.story)}")
+            raise InvalidTransition(f"{self.stage} -> {stage} is not a step of {self!r}; story: {self.story}")
         self.stage = stage
-        self.story = [*self.story[-7:], f"{stage}/{self.attempt}"]
+        self.story.tell(stage, self.attempt)
 
     def become(self, phase: Phase) -> None:
         """The record's phase has changed by our own write, or is about to be found so."""
         if phase is not self.phase:
-            self.phase = advance(self.phase, phase, " ".join(self.story))
+            self.phase = advance(self.phase, phase, self.story)
 
     def learn(self, record: Record) -> None:
         """Takes over what the record says; what only this leader knows stays."""
@@ -154,18 +189,23 @@ def whole_limit(request: LiveRequest) -> int:
     return whole_granules(request.num_tokens - 1)
 
 
-def from_record(record: Record, arrival: int, deadline: float) -> LiveRequest:
-    stage = {Phase.QUEUED: Stage.WAITING, Phase.RUNNING: Stage.RUNNING, Phase.MOVING: Stage.FENCING}[record.phase]
+def stage_of(record: Record) -> Stage:
+    """Where a request stands of which nothing but its record is known."""
+    return {Phase.QUEUED: Stage.WAITING, Phase.RUNNING: Stage.RUNNING, Phase.MOVING: Stage.FENCING}[record.phase]
+
+
+def from_record(record: Record, lengths: OutputLengths, arrival: int, deadline: float) -> LiveRequest:
     request = LiveRequest(
         record.submission,
+        lengths,
         arrival,
         deadline,
-        stage,
+        stage_of(record),
         record.phase,
         record.attempt,
         record.crashes,
         record.num_tokens,
-        story=[f"known as {record.phase}"],
+        story=Story([(f"known as {record.phase}", record.attempt)]),
     )
     request.learn(record)
     return request

@@ -6,12 +6,11 @@ authors' weights are not published; with equal memory the least work wins, as it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
-from scheduler.cost_model import assign_amount, assist_amount, prefill_seconds, pull_seconds, queued_seconds, usable_cut
+from scheduler.cost_model import assign_blocks, assist_amount, prefill_seconds, pull_seconds, queued_seconds, usable_cut
 from scheduler.view import ClusterView, WaitingView, WorkerView
-from shared.profile import StepShape
 from shared.types import WorkerRef
 
 
@@ -22,8 +21,10 @@ class Role(StrEnum):
     """A low-end serves the request from its first token to its last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+TAKE, HEAD_START, WHOLE = Role
+
+
+class Score(NamedTuple):
     """Seconds are predictions by the worker's own profile."""
 
     worker: WorkerRef
@@ -59,25 +60,22 @@ class Score:
 
 
 def score(
-    worker: WorkerView, waiting: WaitingView, role: Role = Role.TAKE, *, giver: WorkerView | None = None, cut: int = 0, cached: int = 0
+    worker: WorkerView, waiting: WaitingView, role: Role = TAKE, *, giver: WorkerView | None = None, cut: int = 0, cached: int = 0
 ) -> Score:
     """Of `worker` in `role`. An owner pulls `[cached, cut)` from `giver`; of a head start `cut` is the limit, and pulled by nobody yet."""
-    if role is Role.HEAD_START:
+    if role is HEAD_START:
         return _head_start(worker, waiting, cut, cached)
-    pull = pull_seconds(worker, giver, cut - cached) if giver is not None and cut > cached else 0.0
-    start = max(cut, cached)
-    blocks = assign_amount(worker, waiting, start).blocks
-    output = waiting.expected_output
+    start, output = max(cut, cached), waiting.expected_output
     return Score(
         worker.ref,
         role,
         queued_seconds(worker),
-        pull,
+        pull_seconds(worker, giver, cut - cached) if giver is not None and cut > cached else 0.0,
         prefill_beside_decodes(worker, start, waiting.num_tokens),
         cached,
-        _free_after(worker, blocks),
+        _free_after(worker, assign_blocks(worker, waiting)),
         itl_seconds(worker, waiting.num_tokens),
-        worker.usd_per_hour / 3600 * device_seconds(worker, start, waiting.num_tokens, output),
+        dollars(worker, start, waiting.num_tokens, output),
         output,
     )
 
@@ -85,14 +83,14 @@ def score(
 def _head_start(worker: WorkerView, waiting: WaitingView, limit: int, cached: int) -> Score:
     return Score(
         worker.ref,
-        Role.HEAD_START,
+        HEAD_START,
         queued_seconds(worker) + worker.growing_tokens / worker.speed,
         worker.profile.transfer_seconds(limit),
         prefill_beside_decodes(worker, min(cached, limit), limit),
         cached,
         _free_after(worker, assist_amount(worker, limit).blocks),
         0.0,
-        worker.usd_per_hour / 3600 * device_seconds(worker, min(cached, limit), limit, 0),
+        dollars(worker, min(cached, limit), limit, 0),
         0,
     )
 
@@ -120,23 +118,28 @@ def prefill_beside_decodes(worker: WorkerView, start: int, stop: int) -> float:
     """Seconds of prefill in steps that the worker's decodes share: they take their tokens of the budget, and their time."""
     profile, budget = worker.profile, max(1, worker.token_budget - worker.decodes)
     whole, rest = divmod(max(0, stop - start), budget)
-    steps = [(whole, budget), (rest > 0, rest)]
     pairs = (stop * (stop + 1) - start * (start + 1)) / 2 if stop > start else 0.0
-    beside = (worker.decodes, worker.decode_context)
-    return profile.prefill_pair_s * pairs + sum(count * profile.step_seconds(StepShape(chunk, 0, *beside)) for count, chunk in steps)
+    full = whole * profile.seconds(budget, 0, worker.decodes, worker.decode_context) if whole else 0.0
+    last = profile.seconds(rest, 0, worker.decodes, worker.decode_context) if rest else 0.0
+    return profile.prefill_pair_s * pairs + (full + last)
 
 
 def itl_seconds(worker: WorkerView, context: int) -> float:
     """One step with one more decode of `context` tokens, and with prefill beside it if there is some."""
     waiting = max(0, worker.queued_tokens) + worker.growing_tokens
     chunk = min(waiting, max(0, worker.token_budget - worker.decodes - 1))
-    return worker.profile.step_seconds(StepShape(chunk, 0, worker.decodes + 1, worker.decode_context + context))
+    return worker.profile.seconds(chunk, 0, worker.decodes + 1, worker.decode_context + context)
+
+
+def dollars(worker: WorkerView, start: int, stop: int, output: int) -> float:
+    """Of the worker's time that this request takes; 0: its price is not known."""
+    return worker.usd_per_hour / 3600 * device_seconds(worker, start, stop, output) if worker.usd_per_hour else 0.0
 
 
 def device_seconds(worker: WorkerView, start: int, stop: int, output: int) -> float:
     """Of the device, this request alone: its prefill, and its part of the steps that decode it."""
     decodes = worker.decodes + 1
-    step = worker.profile.step_seconds(StepShape(0, 0, decodes, worker.decode_context + stop + output // 2))
+    step = worker.profile.seconds(0, 0, decodes, worker.decode_context + stop + output // 2)
     return prefill_seconds(worker, start, stop) + output * step / decodes
 
 

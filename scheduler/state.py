@@ -30,7 +30,7 @@ class State:
         self.judge_from = now + settings.liveness_s
         """Until then no owner's list is judged: it may not know yet what it owns."""
         self.requests: dict[RequestId, LiveRequest] = {}
-        self.backlog = Backlog(self._expected_output, settings.look_ahead, self._mean_output)
+        self.backlog = Backlog(settings.look_ahead)
         self.writes: Outbox[RequestId] = Outbox(settings.retry_s)
         """The one unanswered write of a request that is neither waiting nor running."""
         self.orders: Outbox[AssistId] = Outbox(settings.retry_s)
@@ -45,12 +45,6 @@ class State:
         self.arrivals = 0
         self.roles_stale = False
         self.out: list[SchedulerCommand] = []
-
-    def _expected_output(self, request: LiveRequest) -> int:
-        return self.lengths.expect(request.submission.num_prompt, request.submission.max_tokens, request.delivered)
-
-    def _mean_output(self, request: LiveRequest) -> int:
-        return self.lengths.mean(request.submission.num_prompt, request.submission.max_tokens, request.delivered)
 
     # -- words to the outside
 

@@ -1,4 +1,8 @@
-"""What a policy sees: an immutable picture of the workers and of the waiting line."""
+"""What a policy sees of the workers and of the waiting line, to look at and not to touch.
+
+A worker is a picture, drawn anew when something about it changes. A waiting request is seen as it is, through protocols of what may
+be read: a policy scans many and decides on one, so drawing each would cost more than deciding.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +34,7 @@ FULL_SHARE = 32
 """A worker whose free KV memory is less than one part in so many counts as full."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerView:
+class WorkerView(NamedTuple):
     """One live worker, with everything promised to it already subtracted."""
 
     ref: WorkerRef
@@ -81,38 +84,53 @@ class WorkerView:
         return self.owned + self.decodes > 0 and (self.free.sequences <= 0 or self.free.blocks * FULL_SHARE < self.total_blocks)
 
 
-@dataclass(frozen=True, slots=True)
-class HeadStartView:
+class HeadStartView(Protocol):
     """The partial prefill state that a low-end holds of a waiting prompt."""
 
-    assist: AssistId
-    worker: WorkerRef
-    offered: int
-    """Tokens that may be pulled now, whole granules."""
-    limit: int
-    stopped: bool
+    @property
+    def assist(self) -> AssistId: ...
+    @property
+    def worker(self) -> WorkerRef: ...
+    @property
+    def offered(self) -> int:
+        """Tokens that may be pulled now, whole granules."""
+
+    @property
+    def limit(self) -> int: ...
+    @property
+    def stopped(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingView:
+class WaitingView(Protocol):
     """One waiting request."""
 
-    request_id: RequestId
-    num_tokens: int
-    expected_output: int
-    """Tokens to reserve beside `num_tokens`."""
-    head_start: HeadStartView | None
-    assists_lost: int
-    """Head starts of it that vanished."""
-    priority: int
-    deadline: float
-    num_choices: int = 1
-    num_prompt: int = 0
-    """Of `num_tokens`, those that all choices have in common."""
-    prefix: bytes = b""
-    """Names of its beginnings (see `shared.prefixes`): who may hold them in cache."""
-    mean_output: int = 0
-    """Tokens that requests like it generate on average; 0: as `expected_output`."""
+    @property
+    def request_id(self) -> RequestId: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def expected_output(self) -> int:
+        """Tokens to reserve beside `num_tokens`."""
+
+    @property
+    def mean_output(self) -> int:
+        """Tokens that requests like it generate on average."""
+
+    @property
+    def head_start(self) -> HeadStartView | None: ...
+    @property
+    def assists_lost(self) -> int:
+        """Head starts of it that vanished."""
+
+    @property
+    def num_choices(self) -> int: ...
+    @property
+    def num_prompt(self) -> int:
+        """Of `num_tokens`, those that all choices have in common."""
+
+    @property
+    def prefix(self) -> bytes:
+        """Names of its beginnings (see `shared.prefixes`): who may hold them in cache."""
 
 
 class WaitingLine(Protocol):
@@ -177,8 +195,7 @@ class Roles:
     assistants: frozenset[WorkerRef] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterView:
+class ClusterView(NamedTuple):
     """Valid for one decision: nothing in it changes while a policy looks."""
 
     workers: Mapping[WorkerRef, WorkerView]

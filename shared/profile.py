@@ -49,19 +49,23 @@ class Profile:
         )
 
     def step_seconds(self, shape: StepShape) -> float:
+        return self.seconds(shape.prefill_tokens, shape.prefill_context, shape.decodes, shape.decode_context)
+
+    def seconds(self, prefill_tokens: int, prefill_context: int, decodes: int, decode_context: int) -> float:
+        """Of a step of that shape: for who asks so often that making a `StepShape` would cost more than the answer."""
         return (
             self.step_s
-            + self.prefill_token_s * self._costly_tokens(shape)
-            + self.prefill_pair_s * shape.prefill_context
-            + self.decode_s * shape.decodes
-            + self.decode_context_s * shape.decode_context
+            + self.prefill_token_s * self._costly_tokens(prefill_tokens, decodes)
+            + self.prefill_pair_s * prefill_context
+            + self.decode_s * decodes
+            + self.decode_context_s * decode_context
         )
 
-    def _costly_tokens(self, shape: StepShape) -> float:
+    def _costly_tokens(self, prefill_tokens: int, decodes: int) -> float:
         """Tokens whose products take longer than reading the weights: the hinge of the roofline."""
         if not self.free_tokens:
-            return shape.prefill_tokens
-        return max(0.0, shape.prefill_tokens + shape.decodes - self.free_tokens)
+            return prefill_tokens
+        return max(0.0, prefill_tokens + decodes - self.free_tokens)
 
     def prefill_seconds(self, start: int, stop: int, chunk: int) -> float:
         """Seconds to prefill positions `[start, stop)` alone on this device in chunks of `chunk` tokens."""

@@ -75,7 +75,7 @@ class Headstart:
         """
         if (cheaper := self._low_ends.cheaper(view, asked, waiting)) is not None:
             return cheaper
-        holders = list(islice(self._free_holders(view, asked, waiting), MAX_HOLDERS))
+        holders = list(islice(self._free_holders(view, asked, waiting), MAX_HOLDERS)) if waiting.prefix else ()
         if not holders:
             return Take(waiting.request_id, self.cut(view, asked, waiting))
         best = min([asked, *holders], key=lambda worker: self._cost(view, worker, waiting))
@@ -115,4 +115,4 @@ def _rank(worker: WorkerView) -> tuple[bool, float]:
 
 def _grows(view: ClusterView, waiting: WaitingView) -> bool:
     held = waiting.head_start
-    return held is not None and held.worker in view.workers and not held.stopped and held.offered < held.limit
+    return held is not None and held.offered < held.limit and not held.stopped and held.worker in view.workers

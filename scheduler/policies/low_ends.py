@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 from scheduler.cost_model import assist_limit, fits, prefill_seconds, pull_seconds
 from scheduler.pace import Pace
@@ -46,7 +45,7 @@ class LowEnds:
 
     def _between_takes(self, view: ClusterView, waiting: WaitingView) -> float:
         """Seconds from one take to the next, by requests as long as the line's are on average."""
-        return self._pace.seconds(view.waiting.mean_tokens, waiting.mean_output or waiting.expected_output)
+        return self._pace.seconds(view.waiting.mean_tokens, waiting.mean_output)
 
     # -- head starts
 
@@ -59,22 +58,25 @@ class LowEnds:
         if first is None:
             return None
         between, busy = self._between_takes(view, first), worker.growing_tokens / worker.speed
-        later: Assist | None = None
-        for skip in (max(view.about_to_take, int(busy / between)), view.about_to_take):
-            for waiting, limit in self._wanting(view, worker, skip):
-                if view.waiting.place(waiting.request_id) * between >= busy + prefill_beside_decodes(worker, 0, limit):
+        for skip in dict.fromkeys((max(view.about_to_take, int(busy / between)), view.about_to_take)):
+            prompts = self._possible(view, worker, skip)
+            late = (
+                one
+                for one in prompts
+                if view.waiting.place(one[0].request_id) * between >= busy + prefill_beside_decodes(worker, 0, one[1])
+            )
+            for waiting, limit in chain(late, reversed(prompts)):
+                if self._wanted(view, worker, waiting, limit):
                     return Assist(waiting.request_id, limit)
-                later = Assist(waiting.request_id, limit)
-            if later is not None:
-                break
-        return later
+        return None
 
-    def _wanting(self, view: ClusterView, worker: WorkerView, skip: int) -> Iterator[tuple[WaitingView, int]]:
-        """Prompts that a head start here would serve, and how far it could go."""
-        for waiting in islice(view.waiting.without_head_start(skip), self._settings.look_ahead):
-            limit = assist_limit(worker, waiting.num_tokens)
-            if limit > 0 and self._worth(view, worker, limit) and not self._held_by_an_owner(view, worker, waiting, limit):
-                yield waiting, limit
+    def _possible(self, view: ClusterView, worker: WorkerView, skip: int) -> list[tuple[WaitingView, int]]:
+        """Prompts that could be given a head start here, in order, and how far it could go."""
+        prompts = islice(view.waiting.without_head_start(skip), self._settings.look_ahead)
+        return [(waiting, limit) for waiting in prompts if (limit := assist_limit(worker, waiting.num_tokens)) > 0]
+
+    def _wanted(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, limit: int) -> bool:
+        return self._worth(view, worker, limit) and not self._held_by_an_owner(view, worker, waiting, limit)
 
     def _worth(self, view: ClusterView, giver: WorkerView, limit: int) -> bool:
         """There is somebody who can read it, and computing it there would take longer than moving it."""
@@ -136,7 +138,7 @@ class LowEnds:
 
     def _once_there(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
         """Prefill at once, then decode in steps of decodes alone: rather too short than too long."""
-        idle, cut = replace(owner, queued_tokens=0, growing_tokens=0), useful_cut(view, owner, waiting)
+        idle, cut = owner._replace(queued_tokens=0, growing_tokens=0), useful_cut(view, owner, waiting)
         return score(idle, waiting, giver=giver_of(view, waiting), cut=cut).finish_s
 
     def _between(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
@@ -144,8 +146,10 @@ class LowEnds:
         between = self._between_takes(view, waiting)
         if not view.decode_bound:
             return between
-        output = waiting.mean_output or waiting.expected_output
-        return max(between, output * itl_seconds(owner, waiting.num_tokens) / (max(1, owner.owned, owner.decodes) * len(view.roles.owners)))
+        return max(
+            between,
+            waiting.mean_output * itl_seconds(owner, waiting.num_tokens) / (max(1, owner.owned, owner.decodes) * len(view.roles.owners)),
+        )
 
     def _score(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, cut: int) -> Score:
         cached = view.prefixes.cached_tokens(worker.ref, waiting.prefix, waiting.num_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 from scheduler.core import SchedulerCore
@@ -45,6 +46,32 @@ SLOW = Profile(0.02, 2e-4, 0.0, 1e-4, 1e-8, 1000)
 LAYOUT = b"layout"
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A head start as a policy sees it: `HeadStartView`."""
+
+    assist: AssistId
+    worker: WorkerRef
+    offered: int
+    limit: int
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """A waiting request as a policy sees it: `WaitingView`."""
+
+    request_id: RequestId
+    num_tokens: int
+    expected_output: int
+    head_start: Held | None = None
+    num_choices: int = 1
+    num_prompt: int = 0
+    assists_lost: int = 0
+    prefix: bytes = b""
+    mean_output: int = 1
 
 
 def ref(name: str, incarnation: str = "1") -> WorkerRef:

@@ -10,19 +10,19 @@ from scheduler.cost_model import assign_amount, assist_limit, fits, granted, pul
 from scheduler.events import Place
 from scheduler.policies import POLICIES, make_policy
 from scheduler.settings import SchedulerSettings
-from scheduler.view import Amount, HeadStartView, WaitingView, WorkerView
+from scheduler.view import Amount, WorkerView
 from shared.errors import ConfigError
 from shared.messages import Assign, AssistOrder
 from shared.types import AssistId
-from tests.unit.scheduler.support import FAST, SLOW, Driver, jobs, listed, of, owned, ref, rid
+from tests.unit.scheduler.support import FAST, SLOW, Driver, Held, Waits, jobs, listed, of, owned, ref, rid
 
 
 def worker(name: str = "fast", free: Amount = Amount(512, 100, 8), *, owned: int = 1) -> WorkerView:  # noqa: B008 - a tuple
     return WorkerView(ref(name), FAST, b"layout", 16, 1000, 8192, 512, True, free, 0, owned, (), 50_000.0)
 
 
-def waiting(n: int = 200, output: int = 64, head_start: HeadStartView | None = None) -> WaitingView:
-    return WaitingView(rid("a"), n, output, head_start, 0, 0, float("inf"))
+def waiting(n: int = 200, output: int = 64, head_start: Held | None = None) -> Waits:
+    return Waits(rid("a"), n, output, head_start)
 
 
 def test_owning_takes_what_is_left_to_compute_and_blocks_for_prompt_and_output() -> None:
@@ -31,7 +31,7 @@ def test_owning_takes_what_is_left_to_compute_and_blocks_for_prompt_and_output()
 
 
 def test_what_the_owner_holds_already_takes_no_place_twice() -> None:
-    own = HeadStartView(AssistId("x"), ref("fast"), 128, 192, False)
+    own = Held(AssistId("x"), ref("fast"), 128, 192)
     assert assign_amount(worker(), waiting(200, 64, own), cut=128) == Amount(72, 9, 0)
 
 
@@ -155,14 +155,14 @@ def test_a_policy_that_overfills_a_worker_is_a_bug_and_says_so(monkeypatch: pyte
         d.known("a")
 
 
-def choices(n: int, num_prompt: int = 200, num_tokens: int = 200) -> WaitingView:
+def choices(n: int, num_prompt: int = 200, num_tokens: int = 200) -> Waits:
     return replace(waiting(num_tokens), num_choices=n, num_prompt=num_prompt)
 
 
 def test_choices_take_a_place_and_an_output_each_and_the_prompt_once() -> None:
     assert assign_amount(worker(), choices(3)) == Amount(200 + 2 * 8, 17 + 2 * 5, 3)
     assert assign_amount(worker(), choices(3, num_tokens=230)) == Amount(230 + 2 * 38, 19 + 2 * 7, 3)
-    own = HeadStartView(AssistId("x"), ref("fast"), 128, 192, False)
+    own = Held(AssistId("x"), ref("fast"), 128, 192)
     assert assign_amount(worker(), replace(choices(3), head_start=own), cut=128).sequences == 2
 
 

@@ -18,7 +18,7 @@ def worker(name: str, speed: float, role: str = "") -> WorkerView:
 
 
 def owners(*workers: WorkerView) -> set[str]:
-    view = ClusterView({one.ref: one for one in workers}, Backlog(lambda _: 128, 64), Roles())
+    view = ClusterView({one.ref: one for one in workers}, Backlog(64), Roles())
     roles = make_policy(SchedulerSettings()).classify(view)
     assert roles.owners | roles.assistants == {one.ref for one in workers}
     assert not roles.owners & roles.assistants

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -13,11 +12,11 @@ from scheduler.core import Leadership
 from scheduler.cost_model import assist_limit, can_hold, fits
 from scheduler.events import Place
 from scheduler.scores import Role, score, useful_cut
-from scheduler.view import Amount, ClusterView, HeadStartView, Roles, WaitingView, WorkerView
+from scheduler.view import Amount, ClusterView, Roles, WorkerView
 from shared.messages import Assign, AssistOrder
 from shared.profile import Profile
 from shared.types import GRANULE_TOKENS, AssistId, RequestId
-from tests.unit.scheduler.support import Driver, jobs, of, owned, ref
+from tests.unit.scheduler.support import Driver, Held, Waits, jobs, of, owned, ref
 
 SECONDS = st.floats(1e-7, 1e-2)
 PROFILES = st.builds(
@@ -38,27 +37,27 @@ def workers(draw: Any, name: str = "one") -> WorkerView:
 
 
 @st.composite
-def requests(draw: Any) -> WaitingView:
+def requests(draw: Any) -> Waits:
     n, offered = draw(st.integers(1, 5000)), draw(st.integers(0, 80)) * GRANULE_TOKENS
-    held = HeadStartView(AssistId("x"), ref("giver"), offered, 6400, stopped=False) if draw(st.booleans()) else None
-    return WaitingView(RequestId("a"), n, draw(st.integers(1, 900)), held, 0, 0, float("inf"), num_prompt=n)
+    held = Held(AssistId("x"), ref("giver"), offered, 6400) if draw(st.booleans()) else None
+    return Waits(RequestId("a"), n, draw(st.integers(1, 900)), held, num_prompt=n)
 
 
 def cluster(*views: WorkerView) -> ClusterView:
-    return ClusterView({view.ref: view for view in views}, Backlog(lambda _: 128, 64), Roles(frozenset(view.ref for view in views)))
+    return ClusterView({view.ref: view for view in views}, Backlog(64), Roles(frozenset(view.ref for view in views)))
 
 
 @given(workers(), workers("giver"), requests())
-def test_a_cut_is_whole_granules_and_never_the_last_token(worker: WorkerView, giver: WorkerView, waiting: WaitingView) -> None:
+def test_a_cut_is_whole_granules_and_never_the_last_token(worker: WorkerView, giver: WorkerView, waiting: Waits) -> None:
     for cut in (useful_cut(cluster(worker, giver), worker, waiting), assist_limit(worker, waiting.num_tokens)):
         assert cut % GRANULE_TOKENS == 0
         assert 0 <= cut <= waiting.num_tokens - 1
 
 
 @given(workers(), requests(), st.floats(0.01, 1.0), st.sampled_from(list(Role)))
-def test_a_faster_worker_never_makes_the_predicted_ttft_worse(worker: WorkerView, waiting: WaitingView, factor: float, role: Role) -> None:
+def test_a_faster_worker_never_makes_the_predicted_ttft_worse(worker: WorkerView, waiting: Waits, factor: float, role: Role) -> None:
     profile = worker.profile.scaled(factor)
-    faster = replace(worker, profile=profile, speed=profile.prefill_tokens_per_s())
+    faster = worker._replace(profile=profile, speed=profile.prefill_tokens_per_s())
     cut = assist_limit(worker, waiting.num_tokens) if role is Role.HEAD_START else 0
     before, after = (score(one, waiting, role, cut=cut) for one in (worker, faster))
     assert after.ttft_s <= before.ttft_s * (1 + 1e-9)
@@ -67,15 +66,15 @@ def test_a_faster_worker_never_makes_the_predicted_ttft_worse(worker: WorkerView
 
 
 @given(workers(), requests(), st.lists(st.integers(0, 10**6), min_size=2, max_size=6))
-def test_with_equal_workers_the_least_work_wins(worker: WorkerView, waiting: WaitingView, queues: list[int]) -> None:
-    alike = [replace(worker, ref=ref(str(at)), queued_tokens=queue) for at, queue in enumerate(queues)]
+def test_with_equal_workers_the_least_work_wins(worker: WorkerView, waiting: Waits, queues: list[int]) -> None:
+    alike = [worker._replace(ref=ref(str(at)), queued_tokens=queue) for at, queue in enumerate(queues)]
     best = min(alike, key=lambda one: score(one, waiting).cost)
     assert best.queued_tokens == min(queues)
 
 
 @given(workers(), requests())
-def test_with_equal_work_the_emptier_memory_wins(worker: WorkerView, waiting: WaitingView) -> None:
-    fuller = replace(worker, free=worker.free._replace(blocks=worker.free.blocks // 2))
+def test_with_equal_work_the_emptier_memory_wins(worker: WorkerView, waiting: Waits) -> None:
+    fuller = worker._replace(free=worker.free._replace(blocks=worker.free.blocks // 2))
     assert score(worker, waiting).cost <= score(fuller, waiting).cost
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.output_lengths import OutputLengths
 from scheduler.requests import STEPS, LiveRequest, Stage, from_record
 from shared.errors import InvalidTransition
 from shared.request import TRANSITIONS
@@ -16,7 +17,7 @@ DOC = Path(__file__).parents[3] / "docs" / "states.md"
 
 
 def request(stage: Stage, phase: Phase = Phase.QUEUED) -> LiveRequest:
-    live = from_record(record(submission("a")), 1, 0.0)
+    live = from_record(record(submission("a")), OutputLengths(0.8, 128), 1, 0.0)
     live.stage, live.phase = stage, phase
     return live
 
