@@ -28,13 +28,15 @@ class Probe:
     lost: int = 0
     window_s: float = 0.0
     """The longest time from the first lost write to the last one that was acknowledged."""
+    stopping: bool = False
+    """Asked to end: a cancellation could be swallowed by the client library in the middle of a call."""
     _times: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     async def run(self, url: str) -> None:
-        """Until cancelled; leaves no key behind."""
+        """Until `stopping`; leaves no key behind."""
         client = Redis.from_url(url, socket_timeout=2.0, retry=Retry(NoBackoff(), 0))
         try:
-            while True:
+            while not self.stopping:
                 await self._write(client)
                 await asyncio.sleep(PAUSE_S)
         finally:
@@ -53,13 +55,12 @@ class Probe:
 
     async def _look(self, client: Redis) -> None:
         """It may know the write whose answer never came."""
-        while True:
+        while not self.stopping:
             try:
-                found = int(await client.get(KEY) or 0)
-                break
+                self.note(int(await client.get(KEY) or 0))
+                return
             except (RedisError, OSError):
                 await asyncio.sleep(0.05)
-        self.note(found)
 
     def note(self, found: int) -> None:
         """The server is back, and `found` is the last write that it knows."""

@@ -82,7 +82,8 @@ async def run(plan: Plan, model: Path, directory: Path) -> Result:
 async def _attack(plan: Plan, cluster: Cluster, clients: Clients, result: Result, console: Console) -> None:
     until, began = asyncio.Event(), time.monotonic()
     asking = [asyncio.create_task(clients.keep_asking(until)) for _ in range(plan.clients)]
-    beside = [asyncio.create_task(_sample(result, began)), asyncio.create_task(result.probe.run(cluster.server.url))]
+    sampling = asyncio.create_task(_sample(result, began))
+    probing = asyncio.create_task(result.probe.run(cluster.server.url))
     blows: list[asyncio.Task[Any]] = []
     for fault in draw_faults(plan.seed, cluster.targets, plan.seconds, plan.every_s):
         await asyncio.sleep(max(0.0, began + fault.at_s - time.monotonic()))
@@ -96,9 +97,10 @@ async def _attack(plan: Plan, cluster: Cluster, clients: Clients, result: Result
     await asyncio.gather(*blows)
     until.set()
     await asyncio.gather(*asking)
-    for task in beside:
-        task.cancel()
-    await asyncio.gather(*beside, return_exceptions=True)
+    result.probe.stopping = True
+    await probing
+    sampling.cancel()
+    await asyncio.gather(sampling, return_exceptions=True)
 
 
 async def _sample(result: Result, began: float) -> None:
