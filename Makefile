@@ -78,8 +78,8 @@ REQUESTS ?= 1000
 
 bench-papers: $(STAMP)
 	$(BIN)/python -m benchmarks.papers --trace $(TRACE) --requests $(REQUESTS) --kept benchmarks/results/papers-runs.jsonl --out benchmarks/results/papers
-	$(BIN)/python -m benchmarks.unequal_instances --trace $(TRACE)
-	$(BIN)/python -m benchmarks.many_workers --trace $(TRACE)
+	$(BIN)/python -m benchmarks.unequal_instances --trace $(TRACE) --kept benchmarks/results/unequal-runs.jsonl
+	$(BIN)/python -m benchmarks.many_workers --trace $(TRACE) --kept benchmarks/results/many-runs.jsonl --out benchmarks/results/papers
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -37,12 +37,15 @@ class Load:
     target_s: float
     began: float = field(default_factory=time.monotonic)
     statuses: Counter[int] = field(default_factory=Counter)
+    sent: int = 0
     good: int = 0
     retry_after_s: list[int] = field(default_factory=list)
 
     async def send(self, http: httpx2.AsyncClient) -> None:
         sent = time.monotonic()
-        answer = await http.post("/v1/completions", json=BODY)
+        self.sent += 1
+        # Each its own prompt: who sends the same body is taken for somebody who comes again.
+        answer = await http.post("/v1/completions", json=BODY | {"prompt": f"{BODY['prompt']} {self.sent}"})
         self.statuses[answer.status_code] += 1
         now = time.monotonic()
         if answer.status_code == 200:

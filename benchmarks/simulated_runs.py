@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from cli.simulate import SCHEDULED
 from scheduler.simulation.serving.figures import Figures, Targets, figures
-from scheduler.simulation.serving.plan import read_cluster
+from scheduler.simulation.serving.plan import ClusterPlan, read_cluster
 from scheduler.simulation.serving.policies import simulate
 from scheduler.simulation.serving.trace import Arrival, as_poisson, at_rate, read_trace
 from scheduler.simulation.serving.world import Serving
@@ -31,11 +31,17 @@ class Job:
     trace: Path
     requests: int
     seed: int
+    passes: int = 1
+    """How often the trace is served in one go. An even number of times, all at once: `steady_per_s` is of whole passes."""
+    alone: str = ""
+    """A kind of worker, one of which serves alone; empty: the whole cluster."""
 
     @property
     def key(self) -> str:
         """What it is, wherever the trace lies."""
-        return json.dumps(asdict(self) | {"trace": self.trace.name}, sort_keys=True)
+        usual = {"passes": 1, "alone": ""}
+        said = {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
+        return json.dumps(said | {"trace": self.trace.name}, sort_keys=True)
 
 
 class Runs:
@@ -75,10 +81,16 @@ def restored(entry: dict[str, object]) -> Figures:
 
 
 def arrivals_of(job: Job) -> list[Arrival]:
-    trace = read_trace(job.trace, job.requests)
+    trace = read_trace(job.trace, job.requests) * job.passes
     return as_poisson(trace, job.rate, job.seed) if job.rate else at_rate(trace, 0)
 
 
-def run(job: Job) -> Figures:
+def plan_of(job: Job) -> ClusterPlan:
     plan = read_cluster(CLUSTERS / f"{job.cell}.toml")
-    return figures(job.policy, simulate(job.policy, Serving(plan, arrivals_of(job), SCHEDULED, job.seed)), Targets())
+    if not job.alone:
+        return plan
+    return replace(plan, workers=tuple(replace(worker, count=1) for worker in plan.workers if worker.name == job.alone))
+
+
+def run(job: Job) -> Figures:
+    return figures(job.policy, simulate(job.policy, Serving(plan_of(job), arrivals_of(job), SCHEDULED, job.seed)), Targets())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from gateway.asks import Ask, Prompt
 from gateway.auth import salt_of
 from gateway.bundle import part_id
 from gateway.errors import Conflict, OtherVersion
+from gateway.fold import ApiHead
 from gateway.limits import MAX_SEED
 from gateway.metrics import Meter
 from gateway.pools import ModelPool
@@ -23,7 +25,7 @@ from gateway.tools_intake import formed
 from gateway.tracing import RequestTrace
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable, HeadstartError, NotFound, Refused
-from shared.fabric import LogHead, SubmitAnswer, SubmitStatus
+from shared.fabric import Bound, LogHead, SubmitAnswer, SubmitStatus
 from shared.messages import Submission
 from shared.prefixes import prefix_hashes
 from shared.rates import NO_RATES, Rates
@@ -45,6 +47,10 @@ class Caller:
     def scoped_key(self) -> str:
         """One caller's keys are not another's."""
         return hashlib.sha256(f"{self.owner_key}\0{self.idempotency_key}".encode()).hexdigest() if self.idempotency_key else ""
+
+    def retry_key(self, part: int) -> str:
+        """By what a refused request is known when it comes again: its caller and its body, and which of its prompts."""
+        return hashlib.sha256(f"{self.owner_key}\0{self.body_digest}\0{part}".encode()).hexdigest()[:32] if self.body_digest else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ class Intake:
         told: list[_Part] = []
         try:
             for part in reversed(parts[1:]):
-                self._check(await self._submit(part, Caller(caller.owner_key)))
+                self._check(await self._submit(part, replace(caller, idempotency_key="")))
                 told.append(part)
             answer = await self._submit(parts[0], caller)
             if answer.status is SubmitStatus.REPEATED:
@@ -190,9 +196,12 @@ class Intake:
         fabric = self._pool.fabric
         try:
             await fabric.create_log(part.head)
-            return await fabric.submit(part.submission, idempotency_key=caller.scoped_key, body_digest=caller.body_digest)
+            retry_key = caller.retry_key(ApiHead.from_json(part.head.api).part)
+            return await fabric.submit(
+                part.submission, idempotency_key=caller.scoped_key, body_digest=caller.body_digest, retry_key=retry_key
+            )
         except Refused:
-            self._pool.metrics.rejected(SubmitStatus.NO_MEMORY)
+            self._pool.metrics.rejected(Bound.SERVER)
             raise
         except FabricUnavailable:
             # Perhaps it was accepted and only the answer was lost; nobody will listen, so let the grace period end it.
@@ -215,14 +224,28 @@ class Intake:
     def _check(self, answer: SubmitAnswer) -> None:
         if answer.status is SubmitStatus.ACCEPTED:
             return
-        self._pool.metrics.rejected(answer.status)
+        self._pool.metrics.rejected(answer.bound or answer.status)
         if answer.status is SubmitStatus.CONFLICT:
             raise Conflict("This Idempotency-Key was used with another body: use a new key for a new request.")
-        if answer.status is SubmitStatus.NO_MEMORY:
-            raise Refused("The server has no memory for this request now.", answer.retry_after_s or 5.0, memory=True)
         if answer.status is SubmitStatus.OTHER_VERSION:
             raise OtherVersion("This gateway and the pool's scheduler are too many releases apart: ask another gateway.")
-        raise Refused("Too many requests are waiting: try again later.", answer.retry_after_s)
+        raise refusal(answer)
+
+
+WHY = {
+    Bound.WAITING: "Too many requests are waiting.",
+    Bound.TIME: "The requests that wait would keep this one waiting too long.",
+    Bound.KV: "The requests that wait need all the KV memory that the workers will have in time.",
+    Bound.SERVER: "The message server has no memory for this request now.",
+}
+
+
+def refusal(answer: SubmitAnswer) -> Refused:
+    """With what is full and when to come again; the same body finds its place kept."""
+    retry_after_s = answer.retry_after_s or 5.0
+    why = WHY[answer.bound or Bound.WAITING]
+    message = f"{why} Send the same request again in {math.ceil(retry_after_s)} s."
+    return Refused(message, retry_after_s, memory=answer.status is SubmitStatus.NO_MEMORY)
 
 
 def digest(path: str, body: str) -> str:

@@ -194,8 +194,12 @@ class Reread:
 
 @dataclass(frozen=True, slots=True)
 class PublishLoad:
+    """What submissions are judged by: see `shared.line.Load`."""
+
     waiting: int
     predicted_wait_s: float
+    takes_per_s: float = 0.0
+    kv_takes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

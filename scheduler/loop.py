@@ -284,8 +284,8 @@ class SchedulerLoop:
             case Reread(request_id):
                 if not await self._learn(request_id):
                     self.feed([RecordClosed(request_id, WriteStatus.MISSING)])
-            case PublishLoad(waiting, predicted_wait_s):
-                await fabric.publish_load(epoch, waiting, self._settings.max_waiting, predicted_wait_s)
+            case PublishLoad(waiting, predicted_wait_s, takes, kv_takes):
+                await fabric.publish_load(epoch, waiting, self._settings.max_waiting, predicted_wait_s, takes, kv_takes)
             case Forget(ref):
                 self._members.discard(ref)
                 await fabric.leave(ref)

@@ -61,6 +61,9 @@ class Moves:
         self._state.note(request.request_id, "ending", phase=str(ending.phase), code=ending.code, stage=str(request.stage))
         if request.stage is Stage.WAITING:
             self._state.backlog.remove(request)
+            if request.head_start is not None:
+                # Nobody will take it, whatever the log says of the end: its blocks need not wait for that.
+                self.release(request.head_start, now)
             self._fence(request, now)
         elif request.stage is Stage.RUNNING:
             self.ask_owner_to_end(request, now)

@@ -108,6 +108,7 @@ class Placement:
             raise ValueError(f"policy {self._policy.name} gave {request!r} to {worker!r}, where it does not fit")
         story = placement_story(self._state, self._policy.name, request, view, take)
         self._state.backlog.remove(request)
+        self._state.takes += 1
         request.enter(Stage.PLACING)
         request.owner, request.seq, request.placed_at = view.ref, self._state.next_job(), now
         request.source, request.computed, request.missing_since = self._source(request, take), -1, None

@@ -43,6 +43,8 @@ class State:
         """When a running request that was told to end is moved to its end."""
         self.reread_at: dict[RequestId, float] = {}
         self.arrivals = 0
+        self.takes = 0
+        """Requests that were given to an owner."""
         self.roles_stale = False
         self.out: list[SchedulerCommand] = []
 

@@ -23,8 +23,22 @@ class SubmitStatus(StrEnum):
     BUSY = "busy"
     """Too many waiting or too long a predicted wait: `retry_after_s` says when."""
     NO_MEMORY = "no_memory"
+    """The message server could not keep what the request may come to need."""
     OTHER_VERSION = "other_version"
     """The leader is of a release that would not understand it."""
+
+
+class Bound(StrEnum):
+    """What a submission was refused for; the label of the gateway's metric."""
+
+    WAITING = "waiting"
+    """As many requests wait as may."""
+    TIME = "predicted_wait"
+    """The last of those that wait would start too late."""
+    KV = "kv_memory"
+    """Those that wait need more KV memory than the owners' turns over in that time."""
+    SERVER = "server_memory"
+    """What live requests may come to need in the message server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,8 @@ class SubmitAnswer:
     status: SubmitStatus
     request_id: RequestId
     retry_after_s: float = 0.0
+    bound: Bound | None = None
+    """Of a refusal."""
 
 
 class WriteStatus(StrEnum):
@@ -135,7 +151,11 @@ class Fabric(Protocol):
     # -- submission (gateway)
     async def create_log(self, head: LogHead) -> None: ...
 
-    async def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "") -> SubmitAnswer: ...
+    async def submit(
+        self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "", retry_key: str = ""
+    ) -> SubmitAnswer:
+        """`retry_key` names who is promised a place if he is refused, and finds it kept (`shared.line`); empty: nobody is."""
+        ...
 
     async def cancel(self, request_id: RequestId) -> Phase | None:
         """Marks the record, tells the scheduler and the owner. None: no such request."""
@@ -216,7 +236,17 @@ class Fabric(Protocol):
 
     async def members(self) -> tuple[WorkerInfo, ...]: ...
 
-    async def publish_load(self, epoch: int, waiting: int, max_waiting: int, predicted_wait_s: float) -> WriteStatus: ...
+    async def publish_load(
+        self,
+        epoch: int,
+        waiting: int,
+        max_waiting: int,
+        predicted_wait_s: float,
+        takes_per_s: float = 0.0,
+        kv_takes_per_s: float = 0.0,
+    ) -> WriteStatus:
+        """What submissions are judged by: `shared.line.Load`."""
+        ...
 
     async def tell_story(self, request_id: RequestId, lines: tuple[StoryLine, ...]) -> None: ...
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from shared.clock import Clock
-from shared.fabric import FenceAnswer, LoadedLog, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.fabric import Bound, FenceAnswer, LoadedLog, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.line import Line, Load
 from shared.messages import (
     Assign,
     Cancel,
@@ -74,13 +75,6 @@ class _Lease:
 
 
 @dataclass
-class _Load:
-    waiting: int = 0
-    max_waiting: int = 0
-    predicted_wait_s: float = 0.0
-
-
-@dataclass
 class _State:
     """Everything the server would write to its disk."""
 
@@ -94,9 +88,14 @@ class _State:
     members: dict[WorkerRef, _Member] = field(default_factory=dict)
     stories: dict[RequestId, list[StoryLine]] = field(default_factory=dict)
     lease: _Lease = field(default_factory=_Lease)
-    load: _Load = field(default_factory=_Load)
+    load: Load = field(default_factory=Load)
+    promised: dict[str, float] = field(default_factory=dict)
     reserved_bytes: int = 0
     dead: list[Submission] = field(default_factory=list)
+
+
+MAX_WAITING = 10_000
+"""Where the leader publishes no bound of its own."""
 
 
 def reserved_bytes(submission: Submission) -> int:
@@ -140,8 +139,8 @@ class FabricModel:
     def create_log(self, head: LogHead) -> None:
         self._state.logs.setdefault(head.spec.request_id, _Log(head, head.fence))
 
-    def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "") -> SubmitAnswer:
-        refusal = self._known(submission, idempotency_key, body_digest) or self._no_room(submission)
+    def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "", retry_key: str = "") -> SubmitAnswer:
+        refusal = self._known(submission, idempotency_key, body_digest) or self._no_room(submission, retry_key)
         if refusal:
             return refusal
         request_id = submission.request_id
@@ -163,13 +162,15 @@ class FabricModel:
             return SubmitAnswer(SubmitStatus.ACCEPTED, submission.request_id)
         return None
 
-    def _no_room(self, submission: Submission) -> SubmitAnswer | None:
-        load = self._state.load
+    def _no_room(self, submission: Submission, retry_key: str) -> SubmitAnswer | None:
         waiting = sum(held.record.phase is Phase.QUEUED for held in self._state.held.values())
-        if (load.max_waiting > 0 and waiting >= load.max_waiting) or load.predicted_wait_s > self._max_predicted_wait_s:
-            return SubmitAnswer(SubmitStatus.BUSY, submission.request_id, min(120.0, max(1.0, load.predicted_wait_s)))
+        line = Line(MAX_WAITING, self._max_predicted_wait_s, self._state.promised)
+        verdict = line.ask(waiting, self._state.load, retry_key, self._clock.wall_ms() / 1000)
+        self._state.promised = line.promised
+        if verdict.bound is not None:
+            return SubmitAnswer(SubmitStatus.BUSY, submission.request_id, verdict.retry_after_s, verdict.bound)
         if self._memory_bytes is not None and self._state.reserved_bytes + reserved_bytes(submission) > self._memory_bytes:
-            return SubmitAnswer(SubmitStatus.NO_MEMORY, submission.request_id, 1.0)
+            return SubmitAnswer(SubmitStatus.NO_MEMORY, submission.request_id, 1.0, Bound.SERVER)
         return None
 
     def cancel(self, request_id: RequestId) -> Phase | None:
@@ -404,10 +405,18 @@ class FabricModel:
         now_ms = self._clock.wall_ms()
         return tuple(member.info for _, member in sorted(self._state.members.items()) if member.until_ms > now_ms)
 
-    def publish_load(self, epoch: int, waiting: int, max_waiting: int, predicted_wait_s: float) -> WriteStatus:
+    def publish_load(
+        self,
+        epoch: int,
+        waiting: int,
+        max_waiting: int,
+        predicted_wait_s: float,
+        takes_per_s: float = 0.0,
+        kv_takes_per_s: float = 0.0,
+    ) -> WriteStatus:
         if epoch < self._state.lease.epoch:
             return WriteStatus.SUPERSEDED
-        self._state.load = _Load(waiting, max_waiting, predicted_wait_s)
+        self._state.load = Load(waiting, max_waiting, predicted_wait_s, takes_per_s, kv_takes_per_s)
         return WriteStatus.DONE
 
     def tell_story(self, request_id: RequestId, lines: tuple[StoryLine, ...]) -> None:

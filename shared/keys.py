@@ -52,6 +52,14 @@ TABLE: tuple[KeyRow, ...] = (
     KeyRow("hs:{<pool>}:submit", "stream", "live requests in order of acceptance", "gateway; `close` deletes", "scheduler", LIVE),
     KeyRow("hs:{<pool>}:waiting", "set", "ids of the requests that are QUEUED", "scripts", "submit script", LIVE),
     KeyRow("hs:{<pool>}:reserved", "string", "bytes that live requests may come to need", "submit, close", "submit script", LIVE),
+    KeyRow(
+        "hs:{<pool>}:promised",
+        "zset",
+        "places in the line that were promised with `Retry-After`: for which body, and when",
+        "submit script",
+        "submit script",
+        "135 s after the last promise",
+    ),
     KeyRow("hs:{<pool>}:events", "stream", "news for the scheduler", "worker, gateway", "scheduler", "`events_ttl_s` after the last write"),
     KeyRow("hs:{<pool>}:members", "set", "workers that may be alive", "worker", "scheduler, gateway", "with its longest member"),
     KeyRow(
@@ -164,6 +172,7 @@ class Keys:
         self.submit = self.prefix + "submit"
         self.waiting = self.prefix + "waiting"
         self.reserved = self.prefix + "reserved"
+        self.promised = self.prefix + "promised"
         self.dead = self.prefix + "dead"
         self.events = self.prefix + "events"
         self.members = self.prefix + "members"

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from shared import scripts
 from shared.codec import encode
 from shared.fabric import PoolStatus, WriteStatus
+from shared.line import Load
 from shared.messages import Assign, AssistOrder, Control, Job
 from shared.redis_log import status
 from shared.redis_requests import RedisRequests
 from shared.scripts import Call
 from shared.types import RequestId, WorkerRef
 from shared.versions import VERSION
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What the leader last published, for people and gateways."""
-
-    waiting: int
-    max_waiting: int
-    predicted_wait_s: float
-    version: int = 0
-    """Of the leader's messages; 0: it did not say."""
 
 
 class RedisPlacement(RedisRequests):
@@ -65,8 +53,16 @@ class RedisPlacement(RedisRequests):
         what = (request_id, attempt, num_tokens, "1" if crashed else "0")
         return status(await self.connection.run(scripts.REQUEUE(names, epoch, *what, self.settings.live_ttl_s)))
 
-    async def publish_load(self, epoch: int, waiting: int, max_waiting: int, predicted_wait_s: float) -> WriteStatus:
-        figures = (waiting, max_waiting, predicted_wait_s, self.settings.load_ttl_s, VERSION)
+    async def publish_load(
+        self,
+        epoch: int,
+        waiting: int,
+        max_waiting: int,
+        predicted_wait_s: float,
+        takes_per_s: float = 0.0,
+        kv_takes_per_s: float = 0.0,
+    ) -> WriteStatus:
+        figures = (waiting, max_waiting, predicted_wait_s, takes_per_s, kv_takes_per_s, self.settings.load_ttl_s, VERSION)
         return status(await self.connection.run(scripts.PUBLISH_LOAD([self.keys.epoch, self.keys.load], epoch, *figures)))
 
     async def pool_status(self) -> PoolStatus:
@@ -81,9 +77,11 @@ class RedisPlacement(RedisRequests):
 
     async def load(self) -> Load | None:
         """What the leader last published; None if no leader has for a while."""
-        fields = ("waiting", "max_waiting", "predicted_wait_s", "version")
-        waiting, bound, wait, version = await self.connection.command("HMGET", self.keys.load, *fields)
-        return None if waiting is None else Load(int(waiting), int(bound), float(wait), int(version or 0))
+        names = ("waiting", "max_waiting", "predicted_wait_s", "takes_per_s", "kv_takes_per_s", "version")
+        waiting, bound, *seconds, version = await self.connection.command("HMGET", self.keys.load, *names)
+        if waiting is None:
+            return None
+        return Load(int(waiting), int(bound), *(float(each or 0) for each in seconds), version=int(version or 0))
 
 
 def _seq(job: Job) -> str:

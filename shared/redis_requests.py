@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from shared import scripts
 from shared.codec import decode, encode
 from shared.connection import OutOfMemory
-from shared.fabric import Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.fabric import Bound, Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.line import APART, EARLY_S, MAX_PROMISES, MAX_RETRY_AFTER_S, PROMISE_GRACE_S
 from shared.messages import Cancel, CancelAsked, ListenerChange, Submission
 from shared.rates import Allowance, Rates
 from shared.redis_log import RedisLog, status
@@ -21,24 +22,27 @@ _REFUSED = (SubmitStatus.BUSY, SubmitStatus.NO_MEMORY, SubmitStatus.OTHER_VERSIO
 class RedisRequests(RedisLog):
     """The gateways' part of the fabric, and `close`."""
 
-    async def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "") -> SubmitAnswer:
+    async def submit(
+        self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "", retry_key: str = ""
+    ) -> SubmitAnswer:
         """Also takes back the log of a request that is not accepted (or was made before): another try creates it anew."""
         try:
-            answer = _submit_answer(await self.connection.run(self._submit(submission, idempotency_key, body_digest)))
+            answer = _submit_answer(await self.connection.run(self._submit(submission, idempotency_key, body_digest, retry_key)))
         except OutOfMemory:
-            answer = SubmitAnswer(SubmitStatus.NO_MEMORY, submission.request_id, 1.0)
+            answer = SubmitAnswer(SubmitStatus.NO_MEMORY, submission.request_id, 1.0, Bound.SERVER)
         if answer.status in _REFUSED or answer.request_id != submission.request_id:
             await self.discard_log(submission.request_id)
         return answer
 
-    def _submit(self, submission: Submission, idempotency_key: str, body_digest: str) -> Call:
+    def _submit(self, submission: Submission, idempotency_key: str, body_digest: str, retry_key: str) -> Call:
         keys, settings = self.keys, self.settings
-        names = [keys.request(submission.request_id), keys.submit, keys.waiting, keys.reserved, keys.load]
+        names = [keys.request(submission.request_id), keys.submit, keys.waiting, keys.reserved, keys.load, keys.promised]
         if idempotency_key:
             names.append(keys.idempotency(idempotency_key))
         what = (submission.request_id, encode(submission), submission.gateway, submission.num_prompt, settings.reservation(submission))
         bounds = (settings.max_waiting, settings.max_predicted_wait_s, self.connection.reservable_bytes)
-        return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest, VERSION)
+        promises = (retry_key, MAX_RETRY_AFTER_S, PROMISE_GRACE_S, EARLY_S, MAX_PROMISES, APART)
+        return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest, *promises, VERSION)
 
     async def cancel(self, request_id: RequestId) -> Phase | None:
         settings = self.settings
@@ -93,10 +97,10 @@ class RedisRequests(RedisLog):
 
 
 def _submit_answer(answer: list[bytes]) -> SubmitAnswer:
-    what, request_id, wait = (part.decode() for part in answer)
+    what, request_id, wait, bound = (part.decode() for part in answer)
     submitted = SubmitStatus(what)
-    retry_after_s = min(120.0, max(1.0, float(wait))) if submitted in _REFUSED else 0.0
-    return SubmitAnswer(submitted, RequestId(request_id), retry_after_s)
+    retry_after_s = min(MAX_RETRY_AFTER_S, max(1.0, float(wait))) if submitted in _REFUSED else 0.0
+    return SubmitAnswer(submitted, RequestId(request_id), retry_after_s, Bound(bound) if bound else None)
 
 
 def _record(request_id: RequestId, fields: dict[bytes, bytes]) -> Record:

@@ -41,6 +41,8 @@ class CoreRequests(CoreMemory):
         computed = max((sequence.num_computed for sequence in owned.choices), default=0)
         self.story(job.request_id, "taken", attempt=job.attempt, generated=generated, computed=computed)
         self._end_if_complete(owned)
+        if not owned.ended and (cancel := self.called_off(job.request_id)):
+            self._cancel(owned, cancel)
         if not owned.ended:
             self.accept_source(owned)
             self.fork(owned)
@@ -112,8 +114,13 @@ class CoreRequests(CoreMemory):
         """If an end is on its way to the log already, the log decides."""
         self.hear_scheduler()
         owned = self.owned.get(event.request_id)
-        if owned and not owned.ended:
-            self.end_early(owned, Phase.FAILED if event.error else Phase.CANCELLED, event.error, event.code)
+        if owned is None:
+            self.call_off(event)
+        elif not owned.ended:
+            self._cancel(owned, event)
+
+    def _cancel(self, owned: Owned, cancel: Cancel) -> None:
+        self.end_early(owned, Phase.FAILED if cancel.error else Phase.CANCELLED, cancel.error, cancel.code)
 
     def on_stop_found(self, event: StopFound) -> None:
         """The output stage ends the choice at that index; what was computed beyond does not exist."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-from shared.messages import Returned, Source, WorkerState
+from shared.messages import Cancel, Returned, Source, WorkerState
 from shared.types import AssistId, BlockId, RequestId, RequestSpec, TokenSpan, TransferId, WorkerRef
 from workers.batching import PlannedStep, StepBuilder
 from workers.block_manager import BlockManager
@@ -108,6 +108,7 @@ class CoreState:
         self.broken = ""
         """What its engine last failed with, if it did so again and again: a worker that takes itself out."""
         self._fences: OrderedDict[RequestId, int] = OrderedDict()
+        self._called_off: OrderedDict[RequestId, Cancel] = OrderedDict()
         self._gone: OrderedDict[AssistId | SendKey, None] = OrderedDict()
         self._arrivals = 0
         self._scheduler_heard = 0.0
@@ -134,6 +135,17 @@ class CoreState:
         self._fences.move_to_end(request_id)
         while len(self._fences) > REMEMBERED:
             self._fences.popitem(last=False)
+
+    def call_off(self, cancel: Cancel) -> None:
+        """It came before the assignment that it ends: that may still wait in the stream, or be loading."""
+        self._called_off[cancel.request_id] = cancel
+        self._called_off.move_to_end(cancel.request_id)
+        while len(self._called_off) > REMEMBERED:
+            self._called_off.popitem(last=False)
+
+    def called_off(self, request_id: RequestId) -> Cancel | None:
+        """Once: whoever asks ends the request."""
+        return self._called_off.pop(request_id, None)
 
     def is_gone(self, key: AssistId | SendKey) -> bool:
         return key in self._gone

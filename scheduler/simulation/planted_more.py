@@ -134,9 +134,9 @@ class NoIndexCheck(FabricParts):
 class _SubmitsTwice(FabricModel):
     """A repeated submission is a second request: its record starts again."""
 
-    def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "") -> SubmitAnswer:
+    def submit(self, submission: Submission, *, idempotency_key: str = "", body_digest: str = "", retry_key: str = "") -> SubmitAnswer:
         self._state.held.pop(submission.request_id, None)
-        return super().submit(submission, idempotency_key=idempotency_key, body_digest=body_digest)
+        return super().submit(submission, idempotency_key=idempotency_key, body_digest=body_digest, retry_key=retry_key)
 
 
 class SubmissionNotRepeatable(FabricParts):

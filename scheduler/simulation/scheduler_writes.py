@@ -74,8 +74,8 @@ def write_of(command: SchedulerCommand, world: World, epoch: int) -> Write:
         case Close(request, attempt, phase, dead_letter):
             step = Step.WRITE_CLOSE_DEAD if dead_letter else Step.WRITE_CLOSE
             return Write(step, partial(fabric.close, request, attempt, phase, dead_letter=dead_letter), partial(RecordClosed, request))
-        case PublishLoad(waiting, predicted_wait_s):
-            return Write(Step.WRITE_PUBLISH_LOAD, partial(fabric.publish_load, epoch, waiting, MAX_WAITING, predicted_wait_s))
+        case PublishLoad(waiting, wait_s, takes, kv_takes):
+            return Write(Step.WRITE_PUBLISH_LOAD, partial(fabric.publish_load, epoch, waiting, MAX_WAITING, wait_s, takes, kv_takes))
         case Forget(ref):
             return Write(Step.WRITE_LEAVE, partial(fabric.leave, ref))
         case Reread() | TellStory():

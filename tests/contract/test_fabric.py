@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.fabric import Fabric, SubmitStatus, WriteStatus
+from shared.clock import SystemClock
+from shared.fabric import Bound, Fabric, SubmitStatus, WriteStatus
 from shared.fabric_settings import FabricSettings
 from shared.messages import Cancel, CancelAsked, GatewayBeat, ListenerChange, ReleaseAssist, StoryLine
 from shared.types import NO_GATEWAY, AssistId, Phase, RequestId
@@ -26,7 +27,7 @@ from tests.contract.words import (
     run,
     submission,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_now
 
 NOBODY = RequestId("nobody")
 
@@ -100,6 +101,51 @@ async def test_too_long_a_predicted_wait_refuses(fabric: Fabric) -> None:
     await fabric.publish_load(await lead(fabric), 0, 100, 601.0)
     busy = await fabric.submit(submission())
     assert (busy.status, busy.retry_after_s) == (SubmitStatus.BUSY, 120.0)
+
+
+class TestTheLine:
+    """The script's rules are the model's; `tests/unit/serving/test_overload.py` has them one by one."""
+
+    @pytest.mark.parametrize(
+        ("most", "wait_s", "takes", "kv_takes", "bound"),
+        [
+            (1, 0.0, 2.0, 9.0, Bound.WAITING),
+            (5, 700.0, 2.0, 9.0, Bound.TIME),
+            (5, 599.0, 4.0, 0.001, Bound.KV),
+            (5, 599.0, 4.0, 9.0, None),
+        ],
+    )
+    async def test_each_bound_has_its_name(
+        self, fabric: Fabric, most: int, wait_s: float, takes: float, kv_takes: float, bound: Bound | None
+    ) -> None:
+        await accept(fabric, R1)
+        await fabric.publish_load(await lead(fabric), 1, most, wait_s, takes, kv_takes)
+        assert (await fabric.submit(submission(R2))).bound is bound
+
+    async def test_who_was_refused_finds_a_place_kept_and_others_do_not(self, fabric: Fabric) -> None:
+        epoch = await lead(fabric)
+        await fabric.publish_load(epoch, 1, 1, 0.001, 100000.0, 1000.0)
+        await accept(fabric, R1)
+        refused = await fabric.submit(submission(R2), retry_key="mine")
+        assert (refused.status, refused.bound, refused.retry_after_s) == (SubmitStatus.BUSY, Bound.WAITING, 1.0)
+        await fabric.place(epoch, W1, assign(epoch))
+        assert (await fabric.submit(submission(R3), retry_key="other")).status is SubmitStatus.ACCEPTED, "an empty line is for anybody"
+        await fabric.publish_load(epoch, 1, 2, 0.001, 100000.0, 1000.0)
+        refused_ms = SystemClock().wall_ms()
+        eventually_now(lambda: SystemClock().wall_ms() > refused_ms + 1)
+        stranger = await fabric.submit(submission(RequestId("r4")), retry_key="stranger")
+        assert stranger.status is SubmitStatus.BUSY, "the place is due to another"
+        assert (await fabric.submit(submission(R2), retry_key="mine")).status is SubmitStatus.ACCEPTED
+
+    async def test_who_comes_too_early_is_told_how_long_still(self, fabric: Fabric) -> None:
+        await fabric.publish_load(await lead(fabric), 1, 1, 20.0, 0.05, 1.0)
+        await accept(fabric, R1)
+        first = await fabric.submit(submission(R2), retry_key="mine")
+        behind = await fabric.submit(submission(R3), retry_key="another")
+        again = await fabric.submit(submission(R2), retry_key="mine")
+        assert first.retry_after_s == pytest.approx(44.0, abs=0.1)
+        assert behind.retry_after_s == pytest.approx(66.0, abs=2.0)
+        assert again.retry_after_s == pytest.approx(44.0, abs=2.0)
 
 
 class TestMemory:

@@ -15,9 +15,9 @@ from shared.errors import ConfigError, DecodeError, FabricError, FabricUnavailab
 from shared.fabric import Grown, SubmitStatus, WriteStatus
 from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
+from shared.line import Load
 from shared.messages import Drain, GatewayBeat, StoryLine
 from shared.redis_fabric import RedisFabric, connect
-from shared.redis_placement import Load
 from shared.server import EmbeddedServer, free_port
 from shared.types import Phase, PoolId, RequestId
 from shared.versions import VERSION
@@ -175,7 +175,7 @@ async def test_a_worker_that_was_forgotten_joins_again_with_its_report(redis_fab
 async def test_the_published_load_can_be_read(redis_fabric: RedisFabric) -> None:
     assert await redis_fabric.load() is None
     await redis_fabric.publish_load(await lead(redis_fabric), 3, 50, 1.5)
-    assert await redis_fabric.load() == Load(3, 50, 1.5, VERSION)
+    assert await redis_fabric.load() == Load(3, 50, 1.5, version=VERSION)
 
 
 async def test_a_repeated_line_is_told_once(redis_fabric: RedisFabric) -> None:

@@ -48,6 +48,15 @@ class Figures:
     placements: int
     keeps_itl: bool = True
     """Its inter-token p99 is within the limit that all policies share."""
+    latency: tuple[float, ...] = ()
+    """From arrival to last token: p50, p90, p99."""
+    steady_per_s: float = 0.0
+    """Requests a second over the middle half of the answers' ends: steady where far more requests were served than decode at once."""
+
+    @property
+    def met(self) -> float:
+        """Share of the requests that met their targets."""
+        return self.goodput / self.requests_per_s
 
 
 def figures(policy: str, ran: Outcome, targets: Targets) -> Figures:
@@ -72,7 +81,17 @@ def figures(policy: str, ran: Outcome, targets: Targets) -> Figures:
         usd_per_million=None if price is None else price / 3600 * end / (prompts + generated) * 1e6,
         placements=ran.placements,
         keeps_itl=itl[-1] <= targets.itl_p99_s,
+        latency=_quantiles([ended - record.arrival.at_s for record in records if (ended := record.ended_at) is not None]),
+        steady_per_s=steady_rate([ended for record in records if (ended := record.ended_at) is not None]),
     )
+
+
+def steady_rate(ends: Sequence[float]) -> float:
+    """Ends a second over the middle half of them. Where a trace was served twice in one go, that is one whole pass of it. 0: too few."""
+    ordered, quarter = sorted(ends), len(ends) // 4
+    if quarter < 1 or ordered[-quarter - 1] <= ordered[quarter - 1]:
+        return 0.0
+    return (len(ends) - 2 * quarter) / (ordered[-quarter - 1] - ordered[quarter - 1])
 
 
 def _mean(values: Sequence[float]) -> float:

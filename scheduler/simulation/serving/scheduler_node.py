@@ -53,7 +53,9 @@ class SchedulerNode:
                 self._agenda.after(self._world.plan.message_s, partial(self.feed, Placed(worker, job, WriteStatus.DONE)))
             case Command(worker, message):
                 self._world.tell_worker(worker, message)
-            case PublishLoad() | TellStory():
+            case PublishLoad():
+                self._world.load_published(command)
+            case TellStory():
                 pass
             case _:
                 raise AssertionError(f"without faults nobody should {command}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
+from scheduler.events import PublishLoad
 from scheduler.settings import SchedulerSettings
 from scheduler.simulation.serving.agenda import Agenda
 from scheduler.simulation.serving.links import Links
@@ -118,6 +119,9 @@ class ServingWorld:
 
     def tell_scheduler(self, report: Report) -> None:
         self.agenda.after(self.plan.message_s, partial(self.scheduler.feed, report))
+
+    def load_published(self, load: PublishLoad) -> None:
+        """Here nobody is refused."""
 
     def assigned(self, job: Assign, worker: WorkerRef) -> None:
         record = self.requests[int(job.request_id)]

@@ -24,6 +24,7 @@ def every_key() -> list[str]:
         KEYS.submit,
         KEYS.waiting,
         KEYS.reserved,
+        KEYS.promised,
         KEYS.dead,
         KEYS.events,
         KEYS.members,
