@@ -45,10 +45,11 @@ test-fault: $(STAMP)
 	$(BIN)/python -m scheduler.simulation --seeds 2000 12000
 	$(BIN)/python -m scheduler.simulation.mutations
 	$(BIN)/python -m tests.machine --seconds 300 --every 6
+	$(BIN)/python -m tests.machine --seconds 60 --every 6 --default-mode
 	$(BIN)/python -m tests.machine --seconds 90 --every 9 --clients 6 --model examples/demo_model/weights
 
 soak: $(STAMP)
-	$(BIN)/python -m tests.machine --seconds 1800 --every 60 --clients 8
+	$(BIN)/python -m tests.machine --seconds 1800 --every 60 --clients 8 --need-kills 15
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

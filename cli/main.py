@@ -21,6 +21,7 @@ from cli.options import (
     Device,
     Dtype,
     DurabilityText,
+    EngineName,
     ExtraModels,
     KvMib,
     LogLevel,
@@ -72,6 +73,7 @@ def up(
     api_keys_file: ApiKeysFile = None,
     extra_model: ExtraModels = None,
     no_auth: NoAuth = False,
+    engine: EngineName = "torch",
     dtype: Dtype = ENGINE.dtype,
     low_slowdown: Annotated[
         float, typer.Option(min=1.0, help="Where all workers would share one kind of device: how much slower the low-end ones are made.")
@@ -95,6 +97,7 @@ def up(
         served_model_name=served_model_name or model.name,
         api_keys=api_keys_of(api_key or ()),
         no_auth=no_auth,
+        engine=engine,
         dtype=dtype,
         low_slowdown=low_slowdown,
         log_level=log_level,

@@ -105,3 +105,7 @@ ApiKeysFile = Annotated[Path | None, typer.Option(help="A file of API keys' dige
 ExtraModels = Annotated[list[str] | None, typer.Option("--extra-model", help="One more model: NAME=DIRECTORY@POOL; repeatable.")]
 RequestRate = Annotated[int, typer.Option("--requests-per-minute", min=0, help="Of each key without a rate of its own; 0: no limit.")]
 TokenRate = Annotated[int, typer.Option("--tokens-per-minute", min=0, help="The same for tokens, prompt and output together.")]
+EngineName = Annotated[
+    str,
+    typer.Option("--engine", help="torch, or fake: an engine without a model, for trying the fabric.", callback=one_of("torch", "fake")),
+]

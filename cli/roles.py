@@ -19,6 +19,7 @@ from cli.options import (
     Device,
     Dtype,
     DurabilityText,
+    EngineName,
     ExtraModels,
     KvMib,
     LogFormat,
@@ -144,9 +145,7 @@ def scheduler(
 def worker(
     redis_url: RedisUrl,
     model: Model,
-    engine: Annotated[
-        str, typer.Option(help="torch, or fake: the engine without a model, for trying the fabric.", callback=one_of("torch", "fake"))
-    ] = "torch",
+    engine: EngineName = "torch",
     name: Annotated[str, typer.Option(help="The worker's id; by default host and process.")] = "",
     pool: Pool = "default",
     device: Device = ENGINE.device,
@@ -176,6 +175,10 @@ def worker(
     drain_s: Annotated[
         float, typer.Option(min=0, help="How long after SIGTERM its requests may run on before they are handed back.")
     ] = 30.0,
+    step_limit_s: Annotated[
+        float,
+        typer.Option(min=0, help="A step that takes longer is a hanging engine: the worker ends as crashed; 0: 10 times its longest step."),
+    ] = 0.0,
     max_assists: Annotated[int, typer.Option(min=1, help="Head starts advanced at the same time.")] = 2,
     depth: Annotated[int, typer.Option(min=1, max=2, help="Engine steps under way at once; 2 plans one while the other runs.")] = 1,
     prefix_cache: Annotated[
@@ -218,6 +221,7 @@ def worker(
         threads=threads,
         fake_kv_bytes=fake_kv_bytes,
         drain_s=drain_s,
+        step_limit_s=step_limit_s,
         max_assists=max_assists,
         depth=depth,
         prefix_cache=prefix_cache,

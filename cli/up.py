@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cli.system import System, SystemPlan, WorkerPlan, need_model_dir, threads_each
 from gateway.api_keys import rules_in
-from gateway.settings import ExtraModel, need_keys
+from gateway.settings import ExtraModel, need_distinct, need_keys
 from shared.durability import NOT_WAITING, Durability
 from shared.processes import on_stop_signals
 
@@ -35,9 +35,11 @@ class UpSettings:
     api_keys_file: Path | None = None
     extra_models: tuple[ExtraModel, ...] = ()
     durability: Durability = NOT_WAITING
+    engine: str = "torch"
 
     def __post_init__(self) -> None:
         need_model_dir(self.model)
+        need_distinct(self.served_model_name, self.pool, self.extra_models)
         need_keys(self.host, bool(self.api_keys or rules_in(self.api_keys_file)), no_auth=self.no_auth)
 
 
@@ -56,7 +58,7 @@ def plan_up(settings: UpSettings, devices: list[str]) -> SystemPlan:
     high_kinds = {device.split(":")[0] for (kind, _, _), device in placed if kind == "high"}
     workers = []
     for (kind, at, extra), device in placed:
-        options = ["--device", device, "--dtype", settings.dtype, "--role", kind]
+        options = ["--engine", settings.engine, "--device", device, "--dtype", settings.dtype, "--role", kind]
         if device == "cpu":
             options += ["--threads", str(threads_each(on_cpu))]
         if kind == "low" and device.split(":")[0] in high_kinds:

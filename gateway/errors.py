@@ -32,6 +32,10 @@ class Conflict(HeadstartError):
     """The idempotency key is known with another body."""
 
 
+class OtherVersion(HeadstartError):
+    """The pool's scheduler is of a release that this gateway does not speak with: an operator must upgrade one of them."""
+
+
 class NotYet(HeadstartError):
     """What was asked for needs a request's end, which has not come: the same call may succeed in a moment."""
 
@@ -65,6 +69,8 @@ def answer_to(error: HeadstartError) -> JSONResponse:
         case Refused():
             status, code = (503, "no_memory") if error.memory else (429, "too_many_requests")
             return error_response(status, str(error), code, headers={"Retry-After": str(math.ceil(error.retry_after_s))})
+        case OtherVersion():
+            return error_response(503, str(error), "other_version", headers={"Retry-After": "30"})
         case RateLimited():
             code = "request_too_large" if error.too_large else "rate_limit_exceeded"
             return error_response(429, str(error), code, headers=error.headers)

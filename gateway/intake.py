@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from gateway.asks import Ask, Prompt
 from gateway.auth import salt_of
 from gateway.bundle import part_id
-from gateway.errors import Conflict
+from gateway.errors import Conflict, OtherVersion
 from gateway.fold import ApiHead
 from gateway.limits import MAX_SEED
 from gateway.metrics import Meter, Targets
@@ -229,6 +229,8 @@ class Intake:
         self._pool.metrics.rejected(answer.bound or answer.status)
         if answer.status is SubmitStatus.CONFLICT:
             raise Conflict("This Idempotency-Key was used with another body: use a new key for a new request.")
+        if answer.status is SubmitStatus.OTHER_VERSION:
+            raise OtherVersion("This gateway and the pool's scheduler are too many releases apart: ask another gateway.")
         raise refusal(answer)
 
 

@@ -14,6 +14,7 @@ from gateway.settings import GatewaySettings, model_length
 from gateway.tokenizer import Tokenizer
 from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
+from shared.patience import patiently
 from shared.processes import on_stop_signals, spare_collector
 from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
@@ -27,18 +28,16 @@ async def serve(settings: GatewaySettings) -> None:
     ]
     stop = asyncio.Event()
     on_stop_signals(stop.set)
-    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool), FabricSettings(durability=settings.durability))
+    how = FabricSettings(durability=settings.durability)
+    fabric = await patiently(lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool), how))
     try:
         # One connection for all pools: their keys differ, the server does not.
+        pools = [RedisFabric(fabric.connection, Keys(PoolId(extra.pool)), fabric.settings) for extra in settings.extra_models]
+        for pool in (fabric, *pools):
+            await patiently(pool.check_versions)
         more = [
-            ServedModel(
-                extra.name,
-                RedisFabric(fabric.connection, Keys(PoolId(extra.pool)), fabric.settings),
-                tokenizer,
-                model_length(extra.model),
-                ModelDefaults.read(extra.model),
-            )
-            for extra, tokenizer in zip(settings.extra_models, tokenizers[1:], strict=True)
+            ServedModel(extra.name, pool, tokenizer, model_length(extra.model), ModelDefaults.read(extra.model))
+            for extra, pool, tokenizer in zip(settings.extra_models, pools, tokenizers[1:], strict=True)
         ]
         app = create_app(settings, fabric, tokenizers[0], more=more)
         spare_collector()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,10 +91,7 @@ class GatewaySettings:
         _need(0 <= self.port <= 65535, f"--port {self.port} is no port: choose 0..65535")
         _need(self.max_model_tokens >= 0, "--max-model-tokens must be positive, or 0 to read it from the model's config.json")
         need_keys(self.host, bool(self.rules), no_auth=self.no_auth)
-        names = [self.served_model_name, *(extra.name for extra in self.extra_models)]
-        pools = [self.pool, *(extra.pool for extra in self.extra_models)]
-        _need(len(set(names)) == len(names), f"--extra-model: {', '.join(names)} name a model twice")
-        _need(len(set(pools)) == len(pools), f"--extra-model: a pool serves one model, but {', '.join(pools)} name one twice")
+        need_distinct(self.served_model_name, self.pool, self.extra_models)
         formats = ", ".join(CALL_FORMATS)
         _need(self.tool_call_format in ("", *CALL_FORMATS), f"--tool-call-format {self.tool_call_format}: choose one of {formats}")
         for name in ("requests_per_minute", "tokens_per_minute"):
@@ -138,6 +135,14 @@ def api_keys_of(given: Iterable[str]) -> tuple[str, ...]:
         _need(bool(found), "--api-key holds no key: give one, or leave the option out")
         keys += found
     return tuple(dict.fromkeys(keys))
+
+
+def need_distinct(name: str, pool: str, extra_models: Sequence[ExtraModel]) -> None:
+    """Raises `ConfigError` if two models have one name or one pool."""
+    names = [name, *(extra.name for extra in extra_models)]
+    pools = [pool, *(extra.pool for extra in extra_models)]
+    _need(len(set(names)) == len(names), f"--extra-model: {', '.join(names)} name a model twice")
+    _need(len(set(pools)) == len(pools), f"--extra-model: a pool serves one model, but {', '.join(pools)} name one twice")
 
 
 def need_keys(host: str, keys: bool, *, no_auth: bool) -> None:

@@ -24,7 +24,7 @@ from scheduler.events import (
 from shared.clock import Clock
 from shared.fabric import WriteStatus
 from shared.messages import Assign, Report
-from shared.metrics import MICROSECONDS, SECONDS, SHARES, TOKENS, MetricSet
+from shared.metrics import HANDOVER_ALARMS, MICROSECONDS, SECONDS, SHARES, TOKENS, UNDECODABLE, MetricSet
 from shared.types import MoveCause, Phase, RequestId, WorkerRef
 
 
@@ -53,6 +53,8 @@ class SchedulerMetrics(MetricSet):
         self.placements = self.counter("placements", "Jobs that were placed, or refused by the server.", ["job", "status"])
         self.moves = self.counter("moves", "Requests that went back to the queue.", ["cause"])
         self.head_starts = self.counter("head_starts", "Head starts by what the scheduler knows of them.", ["outcome"])
+        self._undecodable = self.counter("undecodable_messages", UNDECODABLE, ["cause"])
+        self._alarms = self.counter("handover_alarms", HANDOVER_ALARMS, ["cause"])
         self.ended = self.counter("requests_ended", "Requests that the scheduler itself ended.", ["phase"])
 
     def watch(self, event: SchedulerEvent, commands: Sequence[SchedulerCommand], seconds: float) -> None:
@@ -60,6 +62,12 @@ class SchedulerMetrics(MetricSet):
         self._note_event(event)
         for command in commands:
             self._note_command(command)
+
+    def undecodable(self, cause: str) -> None:
+        self._undecodable.labels(cause).inc()
+
+    def alarmed(self, cause: str) -> None:
+        self._alarms.labels(cause).inc()
 
     def _note_event(self, event: SchedulerEvent) -> None:
         match event:

@@ -147,10 +147,10 @@ class Moves:
             return
         answer = event.answer
         if answer.ended is not None or answer.status is WriteStatus.ENDED:
-            self._close(request, answer.ended or Phase.FAILED, now)
+            self._close(request, answer.ended or Phase.FAILED, answer.code, now)
         elif answer.status is WriteStatus.MISSING:
             self._state.note(request.request_id, "log_lost", attempt=request.attempt)
-            self._close(request, Phase.FAILED, now)
+            self._close(request, Phase.FAILED, request.ending.code if request.ending else "", now)
         elif answer.status is WriteStatus.DONE:
             self._fenced(request, answer.next_index, now)
         else:
@@ -194,11 +194,11 @@ class Moves:
         if request is None or request.next_attempt != event.attempt or request.ending is None:
             return
         if event.status is WriteStatus.DONE:
-            self._close(request, request.ending.phase, now)
+            self._close(request, request.ending.phase, request.ending.code, now)
         elif event.status is WriteStatus.ENDED:
             self._fence(request, now)
         elif event.status is WriteStatus.MISSING:
-            self._close(request, Phase.FAILED, now)
+            self._close(request, Phase.FAILED, request.ending.code, now)
         else:
             self.reread(request, now)
 
@@ -254,8 +254,9 @@ class Moves:
         request.enter(Stage.ENDING)
         self._state.write(request, WriteEnd(request.request_id, request.next_attempt, ending.phase, ending.error, ending.code), now)
 
-    def _close(self, request: LiveRequest, phase: Phase, now: float) -> None:
+    def _close(self, request: LiveRequest, phase: Phase, code: str, now: float) -> None:
+        """`code` is the end's in the log, whoever wrote it: a leader that finds an end of another's keeps its dead letter, too."""
         request.enter(Stage.CLOSING)
         request.become(phase)
-        dead = phase is Phase.FAILED and request.ending is not None and request.ending.code == TOO_MANY_CRASHES
+        dead = phase is Phase.FAILED and code == TOO_MANY_CRASHES
         self._state.write(request, Close(request.request_id, request.next_attempt, phase, dead), now)

@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass
 
 from scheduler.core import SchedulerCore
+from scheduler.handover_alarm import HandoverAlarm
 from scheduler.loop import LoopSettings, SchedulerLoop
 from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
@@ -18,6 +19,7 @@ from shared.clock import SystemClock
 from shared.durability import NOT_WAITING, Durability
 from shared.fabric_settings import FabricSettings
 from shared.metrics import NO_DOOR, MetricsDoor, shown
+from shared.patience import patiently
 from shared.processes import LOOP_ASK_AGAIN_S, cancel_all, on_stop_signals
 from shared.redis_fabric import RedisFabric
 from shared.types import PoolId
@@ -60,10 +62,13 @@ async def serve(settings: SchedulerProcessSettings) -> None:
     """Runs until SIGTERM or SIGINT."""
     core = SchedulerCore(settings.core)
     name = f"scheduler-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool), FabricSettings(durability=settings.durability))
+    how = FabricSettings(durability=settings.durability)
+    fabric = await patiently(lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool), how))
+    await patiently(fabric.check_versions)
     loop = SchedulerLoop(core, fabric, SystemClock(), LoopSettings(name, max_waiting=settings.max_waiting))
     metrics = SchedulerMetrics(SystemClock())
-    loop.watches += [metrics.watch, SchedulerTracing(SystemClock()).watch]
+    fabric.on_undecodable = metrics.undecodable
+    loop.watches += [metrics.watch, HandoverAlarm(SystemClock(), metrics.alarmed).watch, SchedulerTracing(SystemClock()).watch]
     running, stop = asyncio.create_task(loop.run()), asyncio.Event()
     on_stop_signals(stop.set)
     stopped = asyncio.create_task(stop.wait())

@@ -1,7 +1,7 @@
 """Messages <-> bytes: msgpack of `[version, tag, fields...]`.
 
-Within a version, fields are only added at the end and with defaults, so that neighbours of unlike releases read each
-other. Whatever cannot be read is a `DecodeError` that keeps the bytes; no other exception leaves `decode`.
+Fields are only added at the end and with defaults, so that neighbours of unlike releases read each other (`shared.versions`). Whatever
+cannot be read is a `DecodeError` that keeps the bytes, `UnknownVersion` if it comes from further away; no other exception leaves `decode`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, TypeVar, get_args, overload
 import msgpack
 
 from shared import messages
-from shared.errors import DecodeError
+from shared.errors import DecodeError, UnknownVersion
 from shared.fabric import LogHead
 from shared.messages import Control, Job, LogEntry, PoolEvent
 from shared.packing import Misfit, Shapes
 from shared.profile import PeerLink, Profile, StepShape
 from shared.types import JobSeq, RequestSpec, SamplingParams, TokenSpan, WorkerRef
+from shared.versions import VERSION, mismatch, readable
 
-VERSION = 1
 MAX_BYTES = 32 * 1024 * 1024
 """Of one message: six times the longest prompt that a model of today takes."""
 MAX_ITEMS = 4 * 1024 * 1024
@@ -67,10 +67,11 @@ LOG_ENTRIES: tuple[type[LogEntry], ...] = get_args(LogEntry)
 
 
 class Codec:
-    """Encodes and decodes one family of frozen dataclasses."""
+    """Encodes and decodes one family of frozen dataclasses, in one version of it."""
 
-    def __init__(self, tags: Mapping[int, type]) -> None:
+    def __init__(self, tags: Mapping[int, type], version: int = VERSION) -> None:
         shapes = Shapes(tags)
+        self._version = version
         self._packer = msgpack.Packer(unicode_errors="surrogatepass")  # It holds the interpreter's lock for all of a `pack`.
         self._packers = {kind: (tag, shapes.of(kind).pack) for tag, kind in tags.items()}
         self._kinds = {tag: (kind, shapes.of(kind).unpack) for tag, kind in tags.items()}
@@ -81,7 +82,7 @@ class Codec:
             raise TypeError(f"{type(message).__name__} has no tag")
         tag, pack = self._packers[type(message)]
         fields = pack(message) if pack else []
-        raw: bytes = self._packer.pack([VERSION, tag, *fields])
+        raw: bytes = self._packer.pack([self._version, tag, *fields])
         return raw
 
     @overload
@@ -106,8 +107,8 @@ class Codec:
         frame = msgpack.unpackb(raw, use_list=False, unicode_errors="surrogatepass", max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS)
         if type(frame) is not tuple or len(frame) < 2 or type(frame[0]) is not int or type(frame[1]) is not int:
             raise Misfit("a frame is [version, tag, fields...]")
-        if frame[0] != VERSION:
-            raise Misfit(f"version {frame[0]}, not {VERSION}")
+        if not readable(frame[0], self._version):
+            raise UnknownVersion(f"no message: {mismatch(frame[0], self._version)}", raw, frame[0])
         if frame[1] not in self._kinds:
             raise Misfit(f"unknown tag {frame[1]}")
         return *self._kinds[frame[1]], frame[2:]

@@ -10,8 +10,9 @@ from types import NoneType
 
 import msgpack
 
-from shared.codec import LOG_ENTRIES, TAGS, VERSION, decode, encode
+from shared.codec import LOG_ENTRIES, TAGS, decode, encode
 from shared.messages import LogEntry, LogTokens
+from shared.versions import VERSION
 
 _TAG = next(tag for tag, kind in TAGS.items() if kind is LogTokens)
 _TYPES = (int, int, int, int, tuple, str, tuple, NoneType, int, tuple, int)

@@ -8,6 +8,7 @@ HeadstartError
 │   ├── FabricUnavailable the server cannot be reached; retry
 │   │   └── NotDurable    a write took effect and a crash could still undo it; repeat it
 │   └── DecodeError       bytes that are no message of a version we speak; keeps the bytes
+│       └── UnknownVersion  written by a release that is more than one version away
 ├── TransportError        a KV transfer did not arrive whole; recompute
 ├── EngineError           a step failed
 ├── ModelRefused          a model that would not be served right; says why
@@ -70,6 +71,14 @@ class DecodeError(FabricError):
     def __init__(self, message: str, raw: bytes) -> None:
         super().__init__(message)
         self.raw = raw
+
+
+class UnknownVersion(DecodeError):
+    """A message of a version that is no neighbour of ours: names both and the remedy."""
+
+    def __init__(self, message: str, raw: bytes, version: int) -> None:
+        super().__init__(message, raw)
+        self.version = version
 
 
 class TransportError(HeadstartError):

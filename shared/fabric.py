@@ -24,6 +24,8 @@ class SubmitStatus(StrEnum):
     """Too many waiting or too long a predicted wait: `retry_after_s` says when."""
     NO_MEMORY = "no_memory"
     """The message server could not keep what the request may come to need."""
+    OTHER_VERSION = "other_version"
+    """The leader is of a release that would not understand it."""
 
 
 class Bound(StrEnum):
@@ -73,6 +75,8 @@ class FenceAnswer:
     next_index: int = 0
     """Tokens in the log of the choice that has most of them."""
     ended: Phase | None = None
+    code: str = ""
+    """Of that end: a leader that did not write it itself learns from it what is to be done at the close."""
 
 
 @dataclass(frozen=True, slots=True)

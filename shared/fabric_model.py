@@ -202,7 +202,8 @@ class FabricModel:
             return FenceAnswer(WriteStatus.MISSING)
         status = WriteStatus.SUPERSEDED if log.fence > attempt else WriteStatus.DONE
         log.fence = max(log.fence, attempt)
-        return FenceAnswer(status, max(log.next_index.values(), default=0), log.ended)
+        code = end.code if log.ended and isinstance(end := log.entries.items[-1], LogEnd) else ""
+        return FenceAnswer(status, max(log.next_index.values(), default=0), log.ended, code)
 
     # -- placement
 
@@ -304,7 +305,13 @@ class FabricModel:
         held.record = replace(record, phase=after, attempt=attempt, owner=None)
         self._state.submissions.remove(held.entry_id)
         self._state.reserved_bytes -= reserved_bytes(record.submission)
+        if dead_letter:
+            self._state.dead.append(record.submission)
         return WriteStatus.DONE
+
+    def dead_letters(self) -> tuple[Submission, ...]:
+        """Of requests that too many crashes ended, the oldest first."""
+        return tuple(self._state.dead)
 
     def record(self, request_id: RequestId) -> Record | None:
         held = self._state.held.get(request_id)

@@ -2,56 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
 
 from shared.fabric import LogHead, Record
 from shared.line import Load
 from shared.messages import Control, Job, LogEnd, LogEntry, LogTokens, PoolEvent, StoryLine, Submission, WorkerInfo
+from shared.model_stream import EntryId, Stream
 from shared.types import JobSeq, Phase, RequestId, WorkerRef
-
-M = TypeVar("M")
-EntryId = tuple[int, int]
-
-
-def _parse(entry_id: str) -> EntryId:
-    ms, _, number = entry_id.partition("-")
-    return int(ms), int(number or 0)
-
-
-@dataclass
-class Stream(Generic[M]):
-    """Entries in order under `<wall ms>-<number>`, as a server names them: ids grow even after a lost tail."""
-
-    ids: list[EntryId] = field(default_factory=list)
-    items: list[M] = field(default_factory=list)
-    last: EntryId = (0, 0)
-    """Of the newest entry there ever was: ids grow although entries go and clocks step back."""
-
-    def add(self, item: M, wall_ms: int) -> EntryId:
-        self.last = (wall_ms, 0) if wall_ms > self.last[0] else (self.last[0], self.last[1] + 1)
-        self.ids.append(self.last)
-        self.items.append(item)
-        return self.last
-
-    def copy(self) -> Stream[M]:
-        return Stream(self.ids.copy(), self.items.copy(), self.last)
-
-    def read(self, after: str, count: int) -> tuple[tuple[str, M], ...]:
-        first = bisect_right(self.ids, _parse(after))
-        pairs = zip(self.ids[first : first + count], self.items[first : first + count], strict=True)
-        return tuple((f"{ms}-{number}", item) for (ms, number), item in pairs)
-
-    def remove(self, entry_id: EntryId) -> None:
-        at = bisect_right(self.ids, entry_id) - 1
-        if at >= 0 and self.ids[at] == entry_id:
-            del self.ids[at], self.items[at]
-
-    def clear(self) -> None:
-        self.ids.clear()
-        self.items.clear()
-
 
 Append = tuple[int, tuple[LogTokens, ...], LogEnd | None]
 
@@ -109,6 +66,7 @@ class State:
     load: Load = field(default_factory=Load)
     promised: dict[str, float] = field(default_factory=dict)
     reserved_bytes: int = 0
+    dead: list[Submission] = field(default_factory=list)
 
     def copy(self) -> State:
         """Messages never change: they are shared, what holds them is not."""
@@ -126,4 +84,5 @@ class State:
             self.load,
             self.promised.copy(),
             self.reserved_bytes,
+            self.dead.copy(),
         )

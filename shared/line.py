@@ -36,6 +36,8 @@ class Load:
     """Requests like those that wait which leave the line in a second while it is never empty; 0: nobody knows."""
     kv_takes_per_s: float = 0.0
     """The same, if nothing but the owners' KV memory bounded it."""
+    version: int = 0
+    """Of the leader's messages; 0: it did not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ PREFIX = "headstart:"
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 600.0, 1800.0)
 MICROSECONDS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0)
 TOKENS = (0.0, *(float(64 << step) for step in range(12)))
+UNDECODABLE = "Messages skipped: of a version too far from this process's (`version`), or none at all (`bytes`)."
+HANDOVER_ALARMS = "Times it was noticed that head starts are configured and do not happen."
 SHARES = tuple(step / 10 for step in range(11))
 
 

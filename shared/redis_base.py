@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TypeVar
 
 from shared.codec import decode
 from shared.connection import FabricConnection
-from shared.errors import DecodeError
+from shared.errors import DecodeError, UnknownVersion
 from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
 
 log = logging.getLogger(__name__)
+
+
+def _unheard(_: str) -> None: ...
+
+
 T = TypeVar("T")
 
 
@@ -24,6 +30,10 @@ class RedisBase:
         self.settings = settings
         self.undecodable = 0
         """Entries that were skipped because no message of our version was in them."""
+        self.on_undecodable: Callable[[str], None] = _unheard
+        """Told of each of them: `version` (too far from ours) or `bytes` (no message at all)."""
+        self._told: set[tuple[str, int]] = set()
+        """Where which unknown version was met: said once."""
 
     async def _read_stream(
         self, stream: str, after: str, count: int, block_ms: int, kinds: tuple[type[T], ...]
@@ -43,6 +53,15 @@ class RedisBase:
         try:
             return (decode(raw, *kinds),)
         except DecodeError as error:
-            self.undecodable += 1
-            log.warning("skipped in %s: %s", where, error)
+            self._skip(where, error)
             return ()
+
+    def _skip(self, where: str, error: DecodeError) -> None:
+        self.undecodable += 1
+        version = error.version if isinstance(error, UnknownVersion) else 0
+        self.on_undecodable("version" if version else "bytes")
+        if not version:
+            log.warning("skipped in %s: %s", where, error)
+        elif (where, version) not in self._told:
+            self._told.add((where, version))
+            log.error("refused in %s, now and from now on: %s", where, error)

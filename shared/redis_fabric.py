@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from shared import scripts
-from shared.codec import CONTROL, JOBS, POOL_EVENTS, encode
+from shared.codec import CONTROL, JOBS, POOL_EVENTS, decode, encode
 from shared.connection import FabricConnection, open_connection
+from shared.errors import ConfigError, DecodeError, UnknownVersion
 from shared.fabric import Fabric
 from shared.fabric_settings import FabricSettings
 from shared.keys import Keys
 from shared.messages import Control, Job, PoolEvent, Report, Submission, WorkerInfo
 from shared.redis_placement import RedisPlacement
 from shared.types import PoolId, WorkerRef
+from shared.versions import mismatch, readable
 
 DEFAULT_POOL = PoolId("default")
 
@@ -93,6 +95,19 @@ class RedisFabric(RedisPlacement):
         infos = await self.connection.run(scripts.MEMBERS([self.keys.members], self.keys.prefix + "member:"))
         readable = (member for info in infos for member in self._readable(self.keys.members, info, (WorkerInfo,)))
         return tuple(sorted(readable, key=lambda info: info.ref))
+
+    async def check_versions(self) -> None:
+        """For a process that is about to join: raises `ConfigError` if the leader or a member would not understand it, or it them."""
+        load = await self.load()
+        if load and load.version and not readable(load.version):
+            raise ConfigError(f"pool {self.keys.pool} is led by a scheduler of {mismatch(load.version)}")
+        for info in await self.connection.run(scripts.MEMBERS([self.keys.members], self.keys.prefix + "member:")):
+            try:
+                decode(info, WorkerInfo)
+            except UnknownVersion as error:
+                raise ConfigError(f"pool {self.keys.pool} has a worker of {mismatch(error.version)}") from error
+            except DecodeError:
+                continue
 
 
 connect = RedisFabric.connect

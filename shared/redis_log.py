@@ -136,8 +136,13 @@ class RedisLog(RedisBase):
             return None
 
     async def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer:
-        what, next_index, ended = await self.connection.run(scripts.RAISE_FENCE([self.keys.log(request_id).head], attempt))
-        return FenceAnswer(status(what), next_index, Phase(ended.decode()) if ended else None)
+        keys = self.keys.log(request_id)
+        what, next_index, ended, end = await self.connection.run(scripts.RAISE_FENCE([keys.head, keys.entries], attempt))
+        return FenceAnswer(status(what), next_index, Phase(ended.decode()) if ended else None, self._code_of(keys.entries, end))
+
+    def _code_of(self, where: str, end: bytes) -> str:
+        """Of the end that a log has, if it has one; empty where it cannot be read."""
+        return next((entry.code for entry in self._readable(where, end, (LogEnd,))), "") if end else ""
 
     async def notify(self, request_ids: Sequence[RequestId]) -> None:
         """A hint that these logs grew. Readers poll as well, so a lost one costs only time, and nothing is raised."""

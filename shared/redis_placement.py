@@ -11,6 +11,7 @@ from shared.redis_log import status
 from shared.redis_requests import RedisRequests
 from shared.scripts import Call
 from shared.types import RequestId, WorkerRef
+from shared.versions import VERSION
 
 
 class RedisPlacement(RedisRequests):
@@ -61,10 +62,8 @@ class RedisPlacement(RedisRequests):
         takes_per_s: float = 0.0,
         kv_takes_per_s: float = 0.0,
     ) -> WriteStatus:
-        figures = (waiting, max_waiting, predicted_wait_s, takes_per_s, kv_takes_per_s)
-        return status(
-            await self.connection.run(scripts.PUBLISH_LOAD([self.keys.epoch, self.keys.load], epoch, *figures, self.settings.load_ttl_s))
-        )
+        figures = (waiting, max_waiting, predicted_wait_s, takes_per_s, kv_takes_per_s, self.settings.load_ttl_s, VERSION)
+        return status(await self.connection.run(scripts.PUBLISH_LOAD([self.keys.epoch, self.keys.load], epoch, *figures)))
 
     async def pool_status(self) -> PoolStatus:
         """Raises `FabricUnavailable`."""
@@ -78,9 +77,12 @@ class RedisPlacement(RedisRequests):
 
     async def load(self) -> Load | None:
         """What the leader last published; None if no leader has for a while."""
-        names = ("waiting", "max_waiting", "predicted_wait_s", "takes_per_s", "kv_takes_per_s")
-        waiting, bound, *seconds = await self.connection.command("HMGET", self.keys.load, *names)
-        return None if waiting is None else Load(int(waiting), int(bound), *(float(each or 0) for each in seconds))
+        names = ("waiting", "max_waiting", "predicted_wait_s", "takes_per_s", "kv_takes_per_s", "version")
+        waiting, bound, *seconds, version = await self.connection.command("HMGET", self.keys.load, *names)
+        if waiting is None:
+            return None
+        wait_s, takes, kv_takes = (float(each or 0) for each in seconds)
+        return Load(int(waiting), int(bound), wait_s, takes, kv_takes, int(version or 0))
 
 
 def _seq(job: Job) -> str:

@@ -14,8 +14,9 @@ from shared.rates import Allowance, Rates
 from shared.redis_log import RedisLog, status
 from shared.scripts import Call
 from shared.types import GatewayId, Phase, RequestId, WorkerId, WorkerRef
+from shared.versions import VERSION
 
-_REFUSED = (SubmitStatus.BUSY, SubmitStatus.NO_MEMORY)
+_REFUSED = (SubmitStatus.BUSY, SubmitStatus.NO_MEMORY, SubmitStatus.OTHER_VERSION)
 
 
 class RedisRequests(RedisLog):
@@ -41,7 +42,7 @@ class RedisRequests(RedisLog):
         what = (submission.request_id, encode(submission), submission.gateway, submission.num_prompt, settings.reservation(submission))
         bounds = (settings.max_waiting, submission.longest_wait_s(settings.max_predicted_wait_s), self.connection.reservable_bytes)
         promises = (retry_key, MAX_RETRY_AFTER_S, PROMISE_GRACE_S, EARLY_S, MAX_PROMISES, APART)
-        return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest, *promises)
+        return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest, *promises, VERSION)
 
     async def cancel(self, request_id: RequestId) -> Phase | None:
         settings = self.settings

@@ -105,6 +105,8 @@ class CoreState:
         """Sequences of a failed step: computed one at a time until each has proved itself."""
         self.state = WorkerState.READY
         self.drain_at = float("inf")
+        self.broken = ""
+        """What its engine last failed with, if it did so again and again: a worker that takes itself out."""
         self._fences: OrderedDict[RequestId, int] = OrderedDict()
         self._called_off: OrderedDict[RequestId, Cancel] = OrderedDict()
         self._gone: OrderedDict[AssistId | SendKey, None] = OrderedDict()

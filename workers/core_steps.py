@@ -214,4 +214,5 @@ class CoreSteps(CoreRequests):
         """Nothing works here: hand everything back and take nothing, instead of failing one request after another."""
         self.state = WorkerState.DRAINING
         self.drain_at = self.now
+        self.broken = error
         self.tell_soon()

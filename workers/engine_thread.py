@@ -23,6 +23,8 @@ class EngineThread:
         self._engine = engine
         self._on_step = on_step
         self._plans: queue.SimpleQueue[StepPlan | None] = queue.SimpleQueue()
+        self.calls = 0
+        """Into the engine, begun and ended: odd while one is under way."""
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -53,19 +55,25 @@ class EngineThread:
                 self._collect(launched.popleft())
 
     def _launch(self, plan: StepPlan) -> bool:
+        self.calls += 1
         try:
             self._engine.launch(plan)
         except Exception as error:
             self._fail(plan.step, error)
             return False
+        finally:
+            self.calls += 1
         return True
 
     def _collect(self, step: int) -> None:
+        self.calls += 1
         try:
             result = self._engine.collect()
         except Exception as error:
             self._fail(step, error)
             return
+        finally:
+            self.calls += 1
         self._on_step(StepDone(result.step, result.token_ids, result.logprobs, result.seconds, result.top_logprobs))
 
     def _fail(self, step: int, error: Exception) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from shared.clock import Clock
-from shared.errors import FabricError, FabricUnavailable
+from shared.errors import EngineError, FabricError, FabricUnavailable
 from shared.fabric import Fabric
 from shared.messages import Control, Drain, Job, Pull, PullRefused, Report, WorkerInfo, WorkerState
 from shared.processes import cancel_all
@@ -42,6 +42,7 @@ from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import OutputCommand, OutputStage
 from workers.tickets import OPEN, Tickets
+from workers.watchdog import Watchdog, end_at_once
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class LoopSettings:
     drain_s: float = 30.0
     staging_bytes: int = 0
     """Of the transport's arena, by which trials of links are sized; 0: none are made."""
+    step_limit_s: float = 0.0
+    """An engine that does not come back from a step for so long hangs, and its worker ends itself; 0: it is waited for."""
 
 
 class WorkerLoop:
@@ -98,6 +101,7 @@ class WorkerLoop:
         self._engine = engine
         self._mover = mover
         self._output = output
+        self._watchdog = Watchdog(lambda: engine.calls, self._settings.step_limit_s, end_at_once)
 
     def from_thread(self, event: WorkerEvent) -> None:
         """An event from another thread."""
@@ -126,7 +130,10 @@ class WorkerLoop:
             self._freed.set()
 
     async def run(self) -> None:
-        """Until drained. Parts must be attached; they are started and stopped here."""
+        """Until drained. Parts must be attached; they are started and stopped here.
+
+        Raises `EngineError` at the end of one that took itself out, because its engine failed again and again.
+        """
         self._loop = asyncio.get_running_loop()
         self._output.start()
         self._engine.start()
@@ -141,6 +148,10 @@ class WorkerLoop:
                 task.result()
         finally:
             await self._leave(tasks)
+        if self.core.broken:
+            raise EngineError(
+                f"{self._ref} gave back what it had and left: its engine failed again and again, last with: {self.core.broken}"
+            )
 
     def drain(self) -> None:
         """Take nothing new, finish or hand back, then `run` returns. Call it on the loop."""
@@ -266,6 +277,7 @@ class WorkerLoop:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._settings.tick_s)
+            self._watchdog.look(self._clock.monotonic())
             self.feed(Tick())
             await self._stories.flush()
 

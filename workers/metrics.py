@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from shared.clock import Clock
 from shared.fabric import WriteStatus
 from shared.messages import Pull, PullRefused, Report
-from shared.metrics import SECONDS, TOKENS, MetricSet
+from shared.metrics import HANDOVER_ALARMS, SECONDS, TOKENS, UNDECODABLE, MetricSet
 from shared.types import AssistId, FinishReason, Phase, RequestId, TransferId
 from workers.core import WorkerCore
 from workers.events import (
@@ -87,6 +87,8 @@ class WorkerMetrics(MetricSet):
         self.wasted = self.counter("head_starts_wasted", "Offered head starts that ended without being taken.")
         self.head_start_tokens = self.counter("head_start_tokens", "Tokens of head starts by what became of them.", ["outcome"])
         self.failed_steps = self.counter("failed_steps", "Engine steps that failed.")
+        self._undecodable = self.counter("undecodable_messages", UNDECODABLE, ["cause"])
+        self._alarms = self.counter("handover_alarms", HANDOVER_ALARMS, ["cause"])
 
     def _make_transfers(self) -> None:
         self.transfers = self.counter("kv_transfers", "KV transfers that ended.", ["direction", "result"])
@@ -99,6 +101,12 @@ class WorkerMetrics(MetricSet):
         self._sends: dict[TransferId, int] = {}
 
     # -- on the loop
+
+    def undecodable(self, cause: str) -> None:
+        self._undecodable.labels(cause).inc()
+
+    def alarmed(self, cause: str) -> None:
+        self._alarms.labels(cause).inc()
 
     def watch(self, events: Sequence[WorkerEvent], commands: Sequence[WorkerCommand]) -> None:
         now = self._clock.monotonic()

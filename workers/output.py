@@ -217,7 +217,9 @@ class OutputStage:
             self._loop.close()
 
     async def _run(self) -> None:
-        writer = await self._connect()
+        writer = await self._connected()
+        if writer is None:
+            return
         try:
             while not (self._stopping and not self._inbox):
                 await self._wake.wait()
@@ -225,6 +227,16 @@ class OutputStage:
                 await self._write_all(writer)
         finally:
             await writer.disconnect()
+
+    async def _connected(self) -> LogWriter | None:
+        """However long it takes: a worker that cannot write is alive to everybody and answers nobody. None: stopped before."""
+        while not self._stopping:
+            try:
+                return await self._connect()
+            except FabricUnavailable as error:
+                log.warning("the log cannot be reached yet: %s", error)
+                await asyncio.sleep(RETRY_S)
+        return None
 
     async def _write_all(self, writer: LogWriter) -> None:
         while True:

@@ -18,6 +18,7 @@ from shared.errors import ConfigError, ModelRefused
 from shared.fabric_settings import FabricSettings
 from shared.messages import WorkerInfo
 from shared.metrics import NO_DOOR, MetricsDoor, shown
+from shared.patience import patiently
 from shared.processes import on_stop_signals, spare_collector
 from shared.profile import Profile
 from shared.redis_fabric import RedisFabric
@@ -28,6 +29,7 @@ from workers.engine import Engine
 from workers.engine_thread import EngineThread
 from workers.fake_engine import BYTES_PER_TOKEN, FakeEngine, FakeModel
 from workers.grammar import Grammars
+from workers.handover_alarm import HandoverAlarm
 from workers.hf_detokenizer import HfDetokenizer
 from workers.loop import LoopSettings, WorkerLoop
 from workers.metrics import CountingWriter, WorkerMetrics
@@ -38,6 +40,7 @@ from workers.slowed_engine import SlowedEngine
 from workers.tickets import Tickets
 from workers.tracing import WorkerTracing
 from workers.ucx_transport import UcxTransport
+from workers.watchdog import limit_of
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,8 @@ class WorkerProcessSettings:
     usd_per_hour: float = 0.0
     threads: int = 0
     drain_s: float = 30.0
+    step_limit_s: float = 0.0
+    """Of a step, before its engine counts as hanging; 0: as the profile says."""
     max_assists: int = 2
     depth: int = 1
     prefix_cache: bool = True
@@ -116,16 +121,18 @@ async def serve(settings: WorkerProcessSettings) -> None:
     logs.bind(worker=str(ref))
     engine = build_engine(settings)
     how = FabricSettings(durability=settings.durability)
-    fabric = await RedisFabric.connect(settings.redis_url, PoolId(settings.pool), how)
-    profile = await profile_of(settings, engine, fabric)
+    fabric = await patiently(lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool), how))
+    await patiently(fabric.check_versions)
+    profile = await patiently(lambda: profile_of(settings, engine, fabric))
     core = WorkerCore(core_settings(settings, ref, engine, profile))
     tickets = Tickets.of_pool(settings.pool, settings.pool_secret, settings.redis_url)
     info = worker_info(settings, ref, engine, profile)
-    loop = WorkerLoop(
-        core, fabric, info, SystemClock(), LoopSettings(drain_s=settings.drain_s, staging_bytes=settings.staging_bytes), tickets
-    )
+    limit_s = settings.step_limit_s or limit_of(profile, core.settings)
+    habits = LoopSettings(drain_s=settings.drain_s, step_limit_s=limit_s, staging_bytes=settings.staging_bytes)
+    loop = WorkerLoop(core, fabric, info, SystemClock(), habits, tickets)
     metrics = WorkerMetrics(core, SystemClock())
-    loop.watches += [metrics.watch, WorkerTracing(ref, SystemClock()).watch]
+    fabric.on_undecodable = metrics.undecodable
+    loop.watches += [metrics.watch, HandoverAlarm(metrics.alarmed).watch, WorkerTracing(ref, SystemClock()).watch]
 
     async def open_writer() -> LogWriter:
         return CountingWriter(await RedisFabric.connect(settings.redis_url, PoolId(settings.pool), how), metrics)

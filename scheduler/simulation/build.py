@@ -72,7 +72,7 @@ class Parts:
 
 
 def scheduler_settings(scenario: Scenario) -> SchedulerSettings:
-    return SchedulerSettings(default_output_tokens=scenario.reserved_output)
+    return SchedulerSettings(default_output_tokens=scenario.reserved_output, max_crashes=scenario.max_crashes)
 
 
 def _blocks(worker: WorkerId, scenario: Scenario) -> int:

@@ -58,6 +58,8 @@ class Scenario:
     reserved_output: int = 16
     """Output tokens that scheduler and workers reserve before they have learned: too few make a worker preempt."""
     drains: int = 0
+    max_crashes: int = 3
+    """Attempts that may end in a crash before a request is a dead letter."""
     shared_share: float = 0.0
     """Requests whose prompt begins like others'."""
     tenants: int = 1
@@ -147,6 +149,8 @@ _MOVING_STEPS = frozenset(
         Step.SCHEDULER_REQUEUED,
     }
 )
+_DEAD_STEPS = frozenset({Step.SCHEDULER_DEAD_WRITTEN, Step.WRITE_CLOSE_DEAD})
+"""One crash is one too many there."""
 _CANCEL_STEPS = frozenset({Step.MESSAGE_CANCEL, Step.MESSAGE_CANCEL_ASKED, Step.WRITE_CANCEL, Step.WRITE_END, Step.SCHEDULER_END_WRITTEN})
 _DRAIN_STEPS = frozenset({Step.MESSAGE_DRAIN, Step.WORKER_DRAINING, Step.WRITE_LEAVE})
 _LISTENER_STEPS = frozenset({Step.MESSAGE_LISTENER_CHANGE, Step.WRITE_SET_LISTENER})
@@ -207,6 +211,8 @@ def _enablers(step: Step, rng: Random) -> tuple[PlannedFault, ...]:
     """Faults without which the step would hardly ever be met."""
     if step in _MOVING_STEPS:
         return (rng.choice(_MOVES),)
+    if step in _DEAD_STEPS:
+        return (_MOVES[0],)
     if step is Step.MESSAGE_REVOKE:
         return tuple(PlannedFault(Step.MESSAGE_ASSIGN, number, Fault.LOST) for number in (1, rng.randint(2, 5)))
     if step is Step.MESSAGE_PULL_REFUSED:
@@ -234,6 +240,7 @@ def _scenario(step: Step, rng: Random) -> Scenario:
         reserved_output=2 if tight else 16,
         cancel_share=0.9 if step is Step.MESSAGE_ABANDON_TRANSFER else 0.7 if step in _CANCEL_STEPS else 0.1,
         leave_share=0.8 if step in _LISTENER_STEPS else 0.15,
+        max_crashes=1 if step in _DEAD_STEPS else 3,
         drains=1 if step in _DRAIN_STEPS or rng.random() < 0.05 else 0,
         restarts=rng.random() < 0.8,
     )

@@ -86,6 +86,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("cached before it is verified", planted.SealedBeforeVerified, (Step.TRANSFER,), "shared or full"),
     Mutation("drain does not wait", planted_more.DrainInHaste, (Step.MESSAGE_DRAIN, Step.WORKER_DRAINING), "still held something"),
     Mutation("drain drops a job", planted_more.DrainDropsJob, (Step.MESSAGE_DRAIN, Step.WORKER_DRAINING), "one end|its log ended"),
+    Mutation("dead letter forgotten", planted_more.LetterForgotten, (Step.SCHEDULER_DEAD_WRITTEN,), "has 0 dead letters"),
     Mutation("stop buffer forgotten", planted_more.StopBufferForgotten, _MOVES, "wrong text|wrong tokens|wrong logprobs"),
 )
 

@@ -37,6 +37,7 @@ _STEPS: dict[str, tuple[Step, ...]] = {
     "terminal entry written": (Step.WRITE_APPEND_END, Step.WORKER_LAST_TOKEN),
     "ended without an owner": (Step.WRITE_END, Step.SCHEDULER_END_WRITTEN),
     "record closed": (Step.WRITE_CLOSE,),
+    "dead letter kept": (Step.SCHEDULER_DEAD_WRITTEN, Step.WRITE_CLOSE_DEAD),
     "MOVING marked": (Step.WRITE_BEGIN_MOVE, Step.SCHEDULER_MOVE_BEGUN),
     "fence raised": (Step.WRITE_RAISE_FENCE, Step.SCHEDULER_FENCE_RAISED),
     "requeued": (Step.WRITE_REQUEUE, Step.SCHEDULER_REQUEUED),

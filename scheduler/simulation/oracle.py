@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NoReturn
 
+from scheduler.moves import TOO_MANY_CRASHES
 from scheduler.simulation.answer import Answer, expected_answers
 from shared.fabric import FenceAnswer, Record, WriteStatus
 from shared.log_check import Loss
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 LIVENESS_S = 3.0
 GRACE_S = 10.0
-MAX_CRASHES = 3
 REST_S = 30.0
 """After the last end every worker is at rest within this, and not because its head starts expired."""
 
@@ -231,6 +231,7 @@ class Oracle:
         self._must(ends[0].phase is record.phase, f"{request_id}: its log ended {ends[0]}, its record {record.phase}")
         self._tokens_right(request_id, [entry for entry in entries if isinstance(entry, LogTokens)], ends[0])
         self._end_justified(record, ends[0])
+        self._letter_kept(request_id, ends[0])
         self.outcomes[f"{ends[0].phase} {ends[0].code}".strip()] += 1
 
     def _tokens_right(self, request_id: RequestId, entries: list[LogTokens], end: LogEnd) -> None:
@@ -290,8 +291,14 @@ class Oracle:
         if end.phase is Phase.CANCELLED:
             self._must(self._may_be_cancelled(record), f"{record.request_id} was cancelled and nobody asked for it: {end}")
         elif end.phase is Phase.FAILED:
-            reasons = {"timeout": record.submission.timeout_s > 0, "too_many_crashes": self.crashes >= MAX_CRASHES}
+            enough = self._world.schedule.scenario.max_crashes
+            reasons = {"timeout": record.submission.timeout_s > 0, TOO_MANY_CRASHES: self.crashes >= enough}
             self._must(reasons.get(end.code, False), f"{record.request_id} failed without a reason that the schedule gives: {end}")
+
+    def _letter_kept(self, request_id: RequestId, end: LogEnd) -> None:
+        """One for what crashes ended, whoever closed it, and none for anything else."""
+        letters = sum(letter.request_id == request_id for letter in self._world.fabric.dead_letters())
+        self._must(letters == (end.code == TOO_MANY_CRASHES), f"{request_id} has {letters} dead letters: {end}")
 
     def _may_be_cancelled(self, record: Record) -> bool:
         if record.cancel_asked:

@@ -260,3 +260,17 @@ class _ForgetfulBook(OutputBook):
 class StopBufferForgotten(Parts):
     def worker_shell(self, world: World, info: WorkerInfo, core: WorkerCore, engine: FakeEngine) -> WorkerShell:
         return WorkerShell(world, info, core, engine, _ForgetfulBook(Letters(), world.clock))
+
+
+# --- the next leader does not know whose end it closes -------------------------------------------------------------
+
+
+class _EndWithoutItsCode(FabricModel):
+    """Says that a log has ended, and not why."""
+
+    def raise_fence(self, request_id: RequestId, attempt: int) -> FenceAnswer:
+        return replace(super().raise_fence(request_id, attempt), code="")
+
+
+class LetterForgotten(FabricParts):
+    kind = _EndWithoutItsCode

@@ -28,6 +28,7 @@ from scheduler.events import (
     TellStory,
     WriteEnd,
 )
+from scheduler.moves import TOO_MANY_CRASHES
 from scheduler.simulation.steps import Step
 from shared.fabric import FenceAnswer
 from shared.messages import AssistOrder, LogEnd
@@ -68,9 +69,11 @@ def write_of(command: SchedulerCommand, world: World, epoch: int) -> Write:
             return Write(Step.WRITE_REQUEUE, effect, partial(Requeued, request, attempt, num_tokens), Step.SCHEDULER_REQUEUED)
         case WriteEnd(request, attempt, phase, error, code):
             effect = partial(fabric.append, request, attempt, (), LogEnd(phase, error, code, int(1000 * world.now)))
-            return Write(Step.WRITE_END, effect, partial(EndWritten, request, attempt), Step.SCHEDULER_END_WRITTEN)
-        case Close(request, attempt, phase):
-            return Write(Step.WRITE_CLOSE, partial(fabric.close, request, attempt, phase), partial(RecordClosed, request))
+            moment = Step.SCHEDULER_DEAD_WRITTEN if code == TOO_MANY_CRASHES else Step.SCHEDULER_END_WRITTEN
+            return Write(Step.WRITE_END, effect, partial(EndWritten, request, attempt), moment)
+        case Close(request, attempt, phase, dead_letter):
+            step = Step.WRITE_CLOSE_DEAD if dead_letter else Step.WRITE_CLOSE
+            return Write(step, partial(fabric.close, request, attempt, phase, dead_letter=dead_letter), partial(RecordClosed, request))
         case PublishLoad(waiting, wait_s, takes, kv_takes):
             return Write(Step.WRITE_PUBLISH_LOAD, partial(fabric.publish_load, epoch, waiting, MAX_WAITING, wait_s, takes, kv_takes))
         case Forget(ref):

@@ -6,7 +6,8 @@
 --         6 max_waiting  7 max_predicted_wait_s  8 max_reserved_bytes  9 live_ttl_s
 --         10 prefix of request keys  11 digest of the body  12 name of a promise (none: nothing is promised)
 --         13 max_retry_after_s  14 promise_grace_s  15 early_s  16 most promises  17 takes between two promises
--- ANSWER  {accepted | repeated | conflict | busy | no_memory, request id, seconds until another try, the bound that refused}
+--         18 version of the submission
+-- ANSWER  {accepted | repeated | conflict | busy | no_memory | other_version, request id, seconds until another try, the bound that refused}
 if KEYS[7] then
   local known = redis.call('HMGET', KEYS[7], 'digest', 'id')
   if known[2] then
@@ -29,7 +30,9 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 2)) do
   end
 end
 
-local load = redis.call('HMGET', KEYS[5], 'max_waiting', 'predicted_wait_s', 'waiting', 'takes_per_s', 'kv_takes_per_s')
+local load = redis.call('HMGET', KEYS[5], 'max_waiting', 'predicted_wait_s', 'waiting', 'takes_per_s', 'kv_takes_per_s', 'version')
+-- The leader could not read it, and whoever sent it would wait for ever.
+if load[6] and math.abs(tonumber(load[6]) - tonumber(ARGV[18])) > 1 then return {'other_version', ARGV[1], '0', ''} end
 for i = 1, 5 do load[i] = tonumber(load[i] or '0') end
 local wait, rate, waiting = load[2], load[4], redis.call('SCARD', KEYS[3])
 

@@ -115,6 +115,13 @@ async def test_a_fence_tells_of_an_end(fabric: Fabric) -> None:
     assert await fabric.raise_fence(R1, 2) == FenceAnswer(WriteStatus.DONE, 1, Phase.FINISHED)
 
 
+async def test_a_fence_tells_why_a_request_failed(fabric: Fabric) -> None:
+    await fabric.create_log(head())
+    await fabric.append(R1, 1, (), LogEnd(Phase.FAILED, "3 workers crashed", "too_many_crashes"))
+    for attempt in (1, 2):
+        assert await fabric.raise_fence(R1, attempt) == FenceAnswer(WriteStatus.DONE, 0, Phase.FAILED, "too_many_crashes")
+
+
 async def test_choices_have_indexes_of_their_own_and_a_fence_tells_the_furthest(fabric: Fabric) -> None:
     await fabric.create_log(head())
     entries = (tokens(0, 1), tokens(0, 5, 6, choice=2), tokens(1, 2), tokens(2, 7, choice=2))

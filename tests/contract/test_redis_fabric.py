@@ -9,6 +9,7 @@ from contextlib import aclosing
 import pytest
 from redis.crc import key_slot
 
+from shared.codec import TAGS, Codec
 from shared.connection import open_connection
 from shared.durability import Durability
 from shared.errors import ConfigError, DecodeError, FabricError, FabricUnavailable, Refused
@@ -20,6 +21,7 @@ from shared.messages import Drain, GatewayBeat, StoryLine
 from shared.redis_fabric import RedisFabric, connect
 from shared.server import EmbeddedServer, free_port
 from shared.types import Phase, PoolId, RequestId
+from shared.versions import VERSION
 from tests.contract.words import END, G1, R1, R2, W1, accept, assign, assist, head, info, lead, report, run, submission, tokens
 from tests.support.waiting import eventually
 
@@ -107,6 +109,37 @@ async def test_what_cannot_be_read_is_skipped_and_counted(redis_fabric: RedisFab
     assert redis_fabric.undecodable == 2
 
 
+async def test_a_worker_of_an_unknown_version_is_no_member_and_that_is_said_once(
+    redis_fabric: RedisFabric, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It came although it was not let in: it knows nothing of versions, or joined while nobody led."""
+    causes: list[str] = []
+    redis_fabric.on_undecodable = causes.append
+    await redis_fabric.join(info(), 60.0)
+    await redis_fabric.connection.command("HSET", redis_fabric.keys.member(W1), "info", Codec(TAGS, VERSION + 2).encode(info()))
+    for _ in range(2):
+        assert await redis_fabric.members() == ()
+    assert causes == ["version", "version"]
+    (said,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert f"version {VERSION + 2} of the messages, where this process speaks {VERSION}" in said.getMessage()
+    with pytest.raises(ConfigError, match=f"has a worker of version {VERSION + 2}"):
+        await redis_fabric.check_versions()
+
+
+async def test_a_leader_two_versions_away_is_not_asked_for_anything(redis_fabric: RedisFabric) -> None:
+    await redis_fabric.publish_load(await lead(redis_fabric), 0, 10, 0.0)
+    await redis_fabric.check_versions()
+    for theirs, answer in ((VERSION + 1, SubmitStatus.ACCEPTED), (VERSION + 2, SubmitStatus.OTHER_VERSION)):
+        await redis_fabric.connection.command("HSET", redis_fabric.keys.load, "version", theirs)
+        await redis_fabric.create_log(head(R2))
+        assert (await redis_fabric.submit(submission(R2))).status is answer
+        await redis_fabric.close(R2, 1, Phase.CANCELLED)
+        await redis_fabric.connection.command("DEL", redis_fabric.keys.request(R2))
+    assert await redis_fabric.head(R2) is None, "what nobody will read is taken back"
+    with pytest.raises(ConfigError, match=f"led by a scheduler of version {VERSION + 2}"):
+        await redis_fabric.check_versions()
+
+
 async def test_an_unreadable_token_is_no_gap_but_an_error(redis_fabric: RedisFabric) -> None:
     await redis_fabric.create_log(head(R1))
     await redis_fabric.append(R1, 1, (tokens(0, 5),))
@@ -143,7 +176,7 @@ async def test_a_worker_that_was_forgotten_joins_again_with_its_report(redis_fab
 async def test_the_published_load_can_be_read(redis_fabric: RedisFabric) -> None:
     assert await redis_fabric.load() is None
     await redis_fabric.publish_load(await lead(redis_fabric), 3, 50, 1.5)
-    assert await redis_fabric.load() == Load(3, 50, 1.5)
+    assert await redis_fabric.load() == Load(3, 50, 1.5, version=VERSION)
 
 
 async def test_a_repeated_line_is_told_once(redis_fabric: RedisFabric) -> None:

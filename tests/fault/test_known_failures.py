@@ -10,18 +10,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
+from cli.scale import ScaleSettings, _wait, describe
+from cli.scale_plan import Kind, Launch, NoRoom, Stop, plan_scale
+from scheduler.events import Joined, Placed, PublishLoad, Tick
+from scheduler.handover_alarm import ALONE_S, UNTAKEN
+from scheduler.handover_alarm import HandoverAlarm as SchedulerAlarm
 from scheduler.simulation.answer import FAKE_MODEL
 from scheduler.simulation.faults import PlannedFault, Scenario, Schedule
 from scheduler.simulation.steps import Fault, Step
 from scheduler.simulation.world import World
-from shared.messages import Pull, PullRefused, Source
-from shared.types import AssistId, RequestId, TokenSpan, TransferId
+from shared.clock import ManualClock
+from shared.errors import HeadstartError
+from shared.fabric import WriteStatus
+from shared.messages import AgentInfo, Assign, AssistOrder, ManagedState, ManagedWorker, Pull, PullRefused, Source, WorkerInfo
+from shared.types import AssistId, JobSeq, RequestId, TokenSpan, TransferId
 from tests.fault.test_found import HIGH, LOW, R1, assigned, make_core, only, ordered
+from tests.unit.scheduler.support import FAST, LAYOUT, SLOW, Driver, info
 from workers.core import WorkerCore
-from workers.events import AbandonPull, Launch, PullEnded, SendKv, StartPull, StepDone, TellWorker
+from workers.events import AbandonPull, PullEnded, SendKv, StartPull, StepDone, TellWorker
+from workers.events import Launch as LaunchStep
 from workers.fake_engine import FakeEngine
+from workers.handover_alarm import BARREN
+from workers.handover_alarm import HandoverAlarm as WorkerAlarm
 
+KINDS = {"low": Kind("low"), "high": Kind("high")}
 PULLS = Scenario(requests=5, stragglers=3, arrivals_per_s=40.0, high_blocks=26, low_blocks=32, cancel_share=0.0, leave_share=0.0)
 SEEDS = range(8)
 
@@ -49,7 +63,7 @@ def offered(tokens: int = 128) -> WorkerCore:
     core, engine = make_core(LOW), FakeEngine(FAKE_MODEL)
     commands = core.handle(ordered("r1", 1), 0.0)
     while core.assists[AssistId("r1")].offer.tokens < tokens:
-        (launch,) = [command for command in commands if isinstance(command, Launch)]
+        (launch,) = [command for command in commands if isinstance(command, LaunchStep)]
         engine.launch(launch.plan)
         done = engine.collect()
         commands = core.handle(StepDone(done.step, done.token_ids, done.logprobs, done.seconds), 0.1)
@@ -156,6 +170,58 @@ def test_11_scale_down_with_queued_running_and_pulling_requests_loses_nothing() 
         assert finished(world)
 
 
+@pytest.mark.parametrize("want", [{"high": 1, "low": 1}, {"high": 0, "low": 0}], ids=["from zero", "to zero"])
+def test_12_scaling_needs_no_traffic_and_no_profile(want: dict[str, int]) -> None:
+    """Numbers are asked for, and devices measure themselves: nothing divides by a rate that is zero or waits for a missing figure."""
+    there = () if want["high"] else (managed("a-high-1"), managed("a-low-1"))
+    actions = plan_scale([agent(*there)], KINDS, want)
+    assert {type(action) for action in actions} == {Launch if want["high"] else Stop}
+    assert len(actions) == 2
+
+
+async def test_12_what_cannot_be_scaled_is_said_at_once_or_at_a_deadline_and_never_pending_for_ever(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one_device = {"high": Kind("high", devices=("cuda:0",))}
+    actions = plan_scale([agent()], one_device, {"high": 3})
+    assert [type(action) for action in actions] == [Launch, NoRoom]
+    assert "no host has a place for 2 more high" in describe(actions[-1])
+    settings = ScaleSettings("", "", "p", one_device, {"high": 3}, wait_s=0.01)
+    with pytest.raises(HeadstartError, match=r"not done after 0.01 s: a-high-1"):
+        await _wait(settings, Joins(), Joins(agent()), actions, Console())  # type: ignore[arg-type]
+    given_up = replace(managed("a-high-1"), state=ManagedState.GIVEN_UP, complaint="no CUDA")
+    with pytest.raises(HeadstartError, match="a-high-1 was given up after 1 crashes in a row: no CUDA"):
+        await _wait(settings, Joins(), Joins(agent(given_up)), actions, Console())  # type: ignore[arg-type]
+
+
+def test_12_who_waits_for_workers_that_are_not_there_is_told_so() -> None:
+    """No profile, no prediction: the load says a wait all the same, and gateways refuse by it."""
+    d = Driver()
+    (load,) = [command for command in d.known("a") if isinstance(command, PublishLoad)]
+    assert load == PublishLoad(1, d.core.settings.wait_without_owners_s)
+
+
+class Joins:
+    """Agents that never change, and a pool that nobody joins."""
+
+    def __init__(self, *agents: AgentInfo) -> None:
+        self._agents = agents
+
+    async def agents(self) -> tuple[AgentInfo, ...]:
+        return self._agents
+
+    async def members(self) -> tuple[WorkerInfo, ...]:
+        return ()
+
+
+def agent(*rows: ManagedWorker) -> AgentInfo:
+    return AgentInfo("a", "i", "p.a", 1, (), 4, rows)
+
+
+def managed(name: str) -> ManagedWorker:
+    return ManagedWorker(name, name.split("-")[1], ManagedState.RUNNING, 7)
+
+
 def test_13_a_stream_broken_or_stalled_after_k_tokens_goes_on_behind_them() -> None:
     for world in play((Step.GATEWAY_FOLLOWING, Fault.KILLED), (Step.WORKER_APPENDED, Fault.STALLED), occurrences=(4, 9)):
         assert finished(world)
@@ -167,6 +233,42 @@ def test_14_a_dead_peer_takes_nobody_down() -> None:
     for world in play((Step.WORKER_SENDING, Fault.KILLED), (Step.WORKER_RECEIVING, Fault.KILLED), occurrences=(1,)):
         assert world.oracle.crashes <= 2
         assert finished(world)
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, b"another"], ids=["same layout", "another layout"])
+def test_15_a_low_end_that_nobody_can_take_from_is_said_so_once(layout: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    clock, causes = ManualClock(), list[str]()
+    alarm = SchedulerAlarm(clock, causes.append)
+    alarm.watch(Joined(replace(info("slow", SLOW, fingerprint=layout), role="low")), (), 0.0)
+    alarm.watch(Joined(info("fast", FAST)), (), 0.0)
+    for seconds in (ALONE_S - 0.1, 0.2, 60.0):
+        alarm.watch(Tick(), (), 0.0)
+        clock.advance(seconds)
+    alarm.watch(Tick(), (), 0.0)
+    assert causes == ([] if layout == LAYOUT else ["no_partner"])
+    assert ("slow#1 is a low-end" in caplog.text) == (layout != LAYOUT)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_15_head_starts_that_nobody_takes_are_said_so(taken: bool) -> None:
+    causes: list[str] = []
+    alarm = SchedulerAlarm(ManualClock(), causes.append)
+    order, source = AssistOrder(JobSeq(1, 1), AssistId("a"), R1, 64), Source(AssistId("a"), LOW, 64)
+    for _ in range(UNTAKEN):
+        alarm.watch(Placed(LOW, order, WriteStatus.DONE), (), 0.0)
+        alarm.watch(Placed(HIGH, Assign(JobSeq(1, 2), R1, 1, 100, source if taken else None), WriteStatus.DONE), (), 0.0)
+    assert causes == ([] if taken else ["not_taken"])
+
+
+@pytest.mark.parametrize("good", [0, 64])
+def test_15_pulls_that_bring_nothing_are_said_so_once(good: int, caplog: pytest.LogCaptureFixture) -> None:
+    causes: list[str] = []
+    alarm = WorkerAlarm(causes.append)
+    for number in range(3 * BARREN):
+        brought = good if number % BARREN == BARREN - 1 else 0
+        alarm.watch([PullEnded(TransferId(number), brought, 0, 0.1, "deadline")], ())
+    assert causes == ([] if good else ["pulls_fail"])
+    assert ("UCX_TLS" in caplog.text) == (not good)
 
 
 def test_16_what_went_wrong_with_a_transfer_is_told_with_its_figures() -> None:

@@ -59,9 +59,9 @@ class Up:
     def says_it_is_up(self) -> bool:
         return f"127.0.0.1:{self.port}/v1" in self.log.read_text()
 
-    def ask(self) -> None:
+    def ask(self, model: str = "weights") -> None:
         """One chat completion by the model."""
-        body = {"model": "weights", "messages": [{"role": "user", "content": "Call me Ishmael."}], "max_tokens": 4}
+        body = {"model": model, "messages": [{"role": "user", "content": "Call me Ishmael."}], "max_tokens": 4}
         answer = httpx2.post(f"http://127.0.0.1:{self.port}/v1/chat/completions", json=body, timeout=READY_S)
         assert 1 <= answer.raise_for_status().json()["usage"]["completion_tokens"] <= 4
 
@@ -78,9 +78,9 @@ class Up:
 
 
 @contextmanager
-def up(temporary: Path) -> Iterator[Up]:
+def up(temporary: Path, *more: object) -> Iterator[Up]:
     port, log = free_port(), temporary / "log"
-    options = ("up", "--model", WEIGHTS, "--low", 1, "--high", 1, "--port", port)
+    options = ("up", "--model", WEIGHTS, "--low", 1, "--high", 1, "--port", port, *more)
     with open(log, "wb") as stderr:
         process = subprocess.Popen(
             command(*options), cwd=ROOT, env=environment(temporary), stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
@@ -117,6 +117,29 @@ class TestItServes:
             found.nobody_is_left()
 
 
+class TestItServesSeveralModels:
+    def test_each_by_its_own_pool(self, temporary: Path) -> None:
+        with up(temporary, "--engine", "fake", "--extra-model", f"org/second={WEIGHTS}@second") as found:
+            models = httpx2.get(f"http://127.0.0.1:{found.port}/v1/models").raise_for_status().json()
+            assert [model["id"] for model in models["data"]] == ["weights", "org/second"]
+            assert httpx2.get(f"http://127.0.0.1:{found.port}/ready").status_code == 200
+            for model, pool in (("weights", "default"), ("org/second", "second")):
+                found.ask(model)
+                assert sum("cli worker" in line and f"--pool {pool} " in line for line in found.family.values()) == 2
+            metrics = httpx2.get(f"http://127.0.0.1:{found.port}/metrics").text
+            for model in ("weights", "org/second"):
+                assert sum(answered(metrics, model)) == 1.0
+            found.process.send_signal(signal.SIGTERM)
+            assert found.process.wait(GONE_S) == 0, found.log.read_text()
+            found.nobody_is_left()
+
+
+def answered(metrics: str, model: str) -> list[float]:
+    """How many requests each way of finishing has."""
+    name = "vllm:request_success_total"
+    return [float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(name) and f'model_name="{model}"' in line]
+
+
 class TestItRefuses:
     """One line on stderr that names what is wrong and the remedy, exit status 2, nothing left."""
 
@@ -126,11 +149,12 @@ class TestItRefuses:
             (("up", "--model", "/no/such/model"), "--model /no/such/model", "give the directory of a transformers model"),
             (("up", "--model", WEIGHTS, "--high", 0), "--high", "greater than or equal to 1"),
             (("up", "--model", WEIGHTS, "--slow", 1), "--slow", "see `headstart up --help`"),
+            (("up", "--model", WEIGHTS, "--extra-model", f"b={WEIGHTS}@default"), "--extra-model", "a pool serves one model"),
             (("worker", "--redis-url", "redis://127.0.0.1:1", "--model", "/no/such/model"), "--model /no/such/model", "give the directory"),
             (("worker", "--redis-url", "redis://127.0.0.1:1", "--model", WEIGHTS, "--engine", "steam"), "--engine", "torch, fake"),
             (("worker", "--model", WEIGHTS), "--redis-url", "see `headstart worker --help`"),
         ],
-        ids=["up-model", "up-number", "up-unknown", "worker-model", "worker-engine", "worker-missing"],
+        ids=["up-model", "up-number", "up-unknown", "up-pool-twice", "worker-model", "worker-engine", "worker-missing"],
     )
     def test_an_option(self, temporary: Path, options: tuple[object, ...], names: str, remedy: str) -> None:
         line = refusal(temporary, *options)

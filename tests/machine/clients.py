@@ -14,7 +14,7 @@ from typing import Any
 
 from shared.types import Phase, RequestId
 from tests.machine.cluster import MODEL_NAME
-from tests.machine.door import Door, Json, Lost, Wrong
+from tests.machine.door import Door, Json, Lost, Twice, Wrong
 from tests.machine.oracle import Oracle, texts_of
 from tests.support.tiny_models import VOCABULARY
 
@@ -29,6 +29,7 @@ class Tally:
     right: Counter[str] = field(default_factory=Counter)
     phases: Counter[Phase] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
 
@@ -80,6 +81,8 @@ class Clients:
                 await self._kinds[kind](self._bodies.draw(), next(self._names))
             except Lost as error:
                 self.tally.lost.append(f"{kind}: {error}")
+            except Twice as error:
+                self.tally.twice.append(f"{kind}: {error}")
             except (Wrong, AssertionError) as error:
                 self.tally.wrong.append(f"{kind}: {error}")
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,8 @@ class Cluster:
     durable: bool = True
     blows: dict[Blow, int] = field(default_factory=lambda: dict.fromkeys(Blow, 0))
     struck: dict[str, int] = field(default_factory=dict)
+    kills: Counter[str] = field(default_factory=Counter)
+    """By role."""
     deaths: list[Death] = field(default_factory=list)
     _hit: set[str] = field(default_factory=set)
     _watchers: list[asyncio.Task[None]] = field(default_factory=list)
@@ -102,6 +105,8 @@ class Cluster:
         """Returns when the target lives again."""
         self.blows[fault.blow] += 1
         self.struck[fault.target] = self.struck.get(fault.target, 0) + 1
+        if fault.blow is Blow.KILL:
+            self.kills[fault.target.partition("-")[0]] += 1
         if fault.target == SERVER:
             await self._strike_server(fault.seconds)
             return

@@ -29,6 +29,10 @@ class Wrong(Exception):
     """An answer that breaks a promise."""
 
 
+class Twice(Wrong):
+    """The same token or event a second time."""
+
+
 @dataclass(slots=True)
 class Door:
     urls: Sequence[str]
@@ -82,7 +86,9 @@ class Door:
                             found = event.get("sequence_number")
                             if found is None:
                                 raise Wrong(f"{again or path}: {event}")
-                            if found > number + 1 or (again and found <= number):
+                            if again and found <= number:
+                                raise Twice(f"{public_id}: event {found} again, after {number}")
+                            if found > number + 1:
                                 raise Wrong(f"{public_id}: event {found} after {number}")
                             if found <= number:
                                 continue  # The same request asked for again by its key: told from its start.

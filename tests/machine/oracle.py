@@ -9,7 +9,7 @@ from shared.fabric import LoggedEntry, LogHead
 from shared.messages import LogEnd, LogTokens
 from shared.redis_fabric import RedisFabric
 from shared.types import Phase, RequestId
-from tests.machine.door import Json, Wrong
+from tests.machine.door import Json, Twice, Wrong
 from tests.support.tiny_models import CONTEXT, VOCABULARY
 from tests.support.waiting import eventually
 from workers.fake_engine import FakeModel, reference_tokens
@@ -67,7 +67,8 @@ class Oracle:
             entry = logged.entry
             assert isinstance(entry, LogTokens)
             if entry.index != len(ids[entry.choice]):
-                raise Wrong(f"{request_id} choice {entry.choice}: index {entry.index} follows {len(ids[entry.choice])} tokens")
+                kind = Twice if entry.index < len(ids[entry.choice]) else Wrong
+                raise kind(f"{request_id} choice {entry.choice}: index {entry.index} follows {len(ids[entry.choice])} tokens")
             ids[entry.choice] += entry.token_ids
             texts[entry.choice] += entry.text
         if not self.truth:

@@ -19,6 +19,7 @@ from tests.machine.cluster import Cluster
 from tests.machine.door import Door
 from tests.machine.oracle import Oracle
 from tests.machine.plan import draw_faults
+from tests.machine.probe import Probe
 from tests.machine.wear import Wear
 from tests.support.key_check import looked_into, misplaced_keys
 from tests.support.waiting import eventually
@@ -35,6 +36,9 @@ class Plan:
     clients: int
     prompts: tuple[str, ...] = ()
     """For a model: what it is asked. Empty: the engine without a model."""
+    need_kills: int = 0
+    """A run with fewer has tried too little to have shown anything."""
+    durable: bool = True
 
 
 @dataclass(slots=True)
@@ -43,23 +47,31 @@ class Result:
     cluster: Cluster
     door: Door
     wear: Wear
+    plan: Plan
+    probe: Probe = field(default_factory=Probe)
     leaks: list[str] = field(default_factory=list)
 
     @property
+    def enough_kills(self) -> bool:
+        return self.cluster.kills.total() >= self.plan.need_kills
+
+    @property
     def holds(self) -> bool:
-        return not (self.tally.lost or self.tally.wrong or self.leaks or self.cluster.deaths)
+        tally = self.tally
+        broken = tally.lost or tally.twice or tally.wrong or self.leaks or self.cluster.deaths or (self.plan.durable and self.probe.lost)
+        return self.enough_kills and not broken
 
 
-async def run(plan: Plan, model: Path, directory: Path, *, durable: bool = True) -> Result:
+async def run(plan: Plan, model: Path, directory: Path) -> Result:
     console = Console(stderr=True)
-    async with Cluster(model, directory, torch=bool(plan.prompts), durable=durable) as cluster:
+    async with Cluster(model, directory, torch=bool(plan.prompts), durable=plan.durable) as cluster:
         fabric = await cluster.fabric()
         async with httpx2.AsyncClient(timeout=httpx2.Timeout(40.0, connect=5.0), limits=httpx2.Limits(max_connections=200)) as http:
             door = Door(cluster.system.urls, http)
             bodies = Bodies(plan.seed, plan.prompts)
             oracle = Oracle(fabric, await learn_truth(door, bodies))
             clients = Clients(door, oracle, bodies, plan.seed)
-            result = Result(clients.tally, cluster, door, Wear())
+            result = Result(clients.tally, cluster, door, Wear(), plan)
             await _attack(plan, cluster, clients, result, console)
         result.leaks += await left_in(fabric, cluster)
         await fabric.disconnect()
@@ -71,19 +83,22 @@ async def _attack(plan: Plan, cluster: Cluster, clients: Clients, result: Result
     until, began = asyncio.Event(), time.monotonic()
     asking = [asyncio.create_task(clients.keep_asking(until)) for _ in range(plan.clients)]
     sampling = asyncio.create_task(_sample(result, began))
+    probing = asyncio.create_task(result.probe.run(cluster.server.url))
     blows: list[asyncio.Task[Any]] = []
     for fault in draw_faults(plan.seed, cluster.targets, plan.seconds, plan.every_s):
         await asyncio.sleep(max(0.0, began + fault.at_s - time.monotonic()))
         tally = result.tally
         console.print(
             f"{time.monotonic() - began:6.1f} s  {fault.blow} {fault.target:12} right {sum(tally.right.values())}"
-            f"  wrong {len(tally.wrong)}  lost {len(tally.lost)}", highlight=False,
+            f"  twice {len(tally.twice)}  wrong {len(tally.wrong)}  lost {len(tally.lost)}", highlight=False,
         )  # fmt: skip
         blows.append(asyncio.create_task(cluster.strike(fault)))
     await asyncio.sleep(max(0.0, began + plan.seconds - time.monotonic()))
     await asyncio.gather(*blows)
     until.set()
     await asyncio.gather(*asking)
+    result.probe.stopping = True
+    await probing
     sampling.cancel()
     await asyncio.gather(sampling, return_exceptions=True)
 

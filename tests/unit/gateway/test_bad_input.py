@@ -16,6 +16,8 @@ from gateway.app import create_app
 from gateway.limits import MAX_BODY_BYTES, MAX_STOP_CHARS
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Tokenizer
+from shared.fabric import SubmitAnswer, SubmitStatus
+from shared.types import RequestId
 from tests.support.fake_owner import MEMBER
 from tests.support.model_fabric import ModelFabric
 from tests.support.tiny_model import LENGTH, write_tiny_model
@@ -273,6 +275,16 @@ async def test_no_memory_is_a_503_that_says_when_to_come_back(
     fabric.model._memory_bytes = 0
     answer = await client.post(RESPONSE_PATH, json={**RESPONSE, "background": True})
     assert (answer.status_code, error_of(answer)["code"]) == (503, "no_memory")
+    assert 1 <= int(answer.headers["retry-after"]) <= 120
+
+
+async def test_a_leader_of_another_release_is_a_503_that_names_it(
+    fabric: ModelFabric, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = SubmitAnswer(SubmitStatus.OTHER_VERSION, RequestId("r"), 0.0)
+    monkeypatch.setattr(fabric.model, "submit", lambda *_, **__: refusal)
+    answer = await client.post(CHAT_PATH, json=CHAT)
+    assert (answer.status_code, error_of(answer)["code"]) == (503, "other_version")
     assert 1 <= int(answer.headers["retry-after"]) <= 120
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import httpx2
 import pytest
 
 from shared.fabric import LogHead
 from shared.messages import LogEnd, LogTokens
 from shared.types import Phase, RequestId, RequestSpec, SamplingParams
-from tests.machine.door import Wrong
+from tests.machine.__main__ import _arguments, needed_kills
+from tests.machine.clients import Tally
+from tests.machine.cluster import Cluster
+from tests.machine.door import Door, Twice, Wrong
 from tests.machine.oracle import MODEL, Oracle
 from tests.machine.plan import HEAL_S, SERVER, Blow, draw_faults
+from tests.machine.probe import Probe
+from tests.machine.run import Plan, Result
+from tests.machine.wear import Wear
 from tests.support.model_fabric import ModelFabric
 from workers.fake_engine import reference_tokens
 
@@ -84,3 +93,44 @@ def test_nobody_is_struck_before_it_has_healed() -> None:
     for fault in draw_faults(5, TARGETS, 600.0, 2.0):
         assert fault.at_s >= last.get(fault.target, 0.0)
         last[fault.target] = fault.at_s + fault.seconds + HEAL_S
+
+
+async def test_a_token_that_is_there_twice_is_told_from_a_wrong_one() -> None:
+    oracle = await logged(RIGHT[:3])
+    oracle.fabric.model._state.logs[ID].entries.items[0] = LogTokens(0, 0, RIGHT[:3], "")  # type: ignore[attr-defined]
+    oracle.fabric.model._state.logs[ID].entries.items.insert(1, LogTokens(0, 2, RIGHT[2:3], ""))  # type: ignore[attr-defined]
+    oracle.fabric.model._state.logs[ID].entries.ids.insert(1, oracle.fabric.model._state.logs[ID].entries.ids[0])  # type: ignore[attr-defined]
+    with pytest.raises(Twice, match="index 2 follows 3"):
+        await oracle.judge(ID, "", None, whole=True)
+
+
+def test_a_count_that_fell_back_is_a_loss_and_an_answer_that_never_came_is_none() -> None:
+    probe = Probe()
+    for at in range(100):
+        probe.written += 1
+        probe._times.append(at / 100)
+    probe.note(101)
+    assert (probe.lost, probe.written, probe.deaths) == (0, 101, 1)
+    probe.written = 100
+    probe.note(90)
+    assert probe.lost == 10
+    assert probe.window_s == pytest.approx(0.09)
+    assert "10 of 100 acknowledged writes lost in 2 deaths" in probe.line("default mode")
+
+
+@pytest.mark.parametrize(("wanted", "holds"), [(0, True), (5, True), (6, False)])
+def test_a_run_with_too_few_kills_has_shown_nothing(wanted: int, holds: bool) -> None:
+    cluster = Cluster(Path(), Path())
+    cluster.kills.update(high=3, server=2)
+    result = Result(Tally(), cluster, Door((), httpx2.AsyncClient()), Wear(), Plan(1, 60.0, 6.0, 2, need_kills=wanted))
+    assert result.holds is holds
+    result.tally.twice.append("x")
+    assert not result.holds
+
+
+@pytest.mark.parametrize(
+    ("options", "kills"), [(["--seconds", "300"], 30), (["--seconds", "60"], 0), (["--model", "."], 5), (["--need-kills", "7"], 7)]
+)
+def test_how_many_kills_a_run_needs(options: list[str], kills: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["machine", *options])
+    assert needed_kills(_arguments()) == kills

@@ -148,6 +148,15 @@ def test_three_crashes_are_a_dead_letter() -> None:
     assert (end.phase, end.code) == (Phase.FAILED, "too_many_crashes")
 
 
+def test_a_leader_that_finds_the_end_of_a_dead_letter_in_the_log_keeps_the_letter() -> None:
+    """The one that wrote the end died before its close: the log's end says what the next one has to keep."""
+    for code, dead in (("too_many_crashes", True), ("timeout", False)):
+        d = Driver()
+        d.known("a", Phase.MOVING)
+        answer = FenceAnswer(DONE, 0, Phase.FAILED, code)
+        assert deeds(d.send(FenceRaised(A, 2, answer))) == [Close(A, 2, Phase.FAILED, dead)]
+
+
 def test_a_dead_letter_that_had_finished_is_finished() -> None:
     d = Driver()
     d.join("fast")

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.codec import LOG_ENTRIES, VERSION, decode, encode
+from shared.codec import LOG_ENTRIES, decode, encode
 from shared.entry_codec import decode_entry, encode_entry
 from shared.errors import DecodeError
 from shared.messages import LogEnd, LogEntry, LogTokens
 from shared.types import FinishReason, Phase
+from shared.versions import VERSION
 
 NUMBERS = st.integers(0, 2**40)
 FLOATS = st.floats(allow_nan=False)

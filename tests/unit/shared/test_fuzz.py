@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import hints
-from shared.codec import TAGS, VERSION, decode, encode
+from shared.codec import TAGS, decode, encode
 from shared.errors import DecodeError, TransportError
 from shared.messages import Cancel, LogTokens
 from shared.types import RequestId, TokenSpan, TransferId
+from shared.versions import VERSION
 from workers.transport import TransferHeader
 from workers.ucx_wire import pack_frame, unpack_frame
 from workers.verify import Expected, good_prefix, granule_digests
