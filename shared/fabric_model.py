@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from shared.clock import Clock
 from shared.fabric import Bound, FenceAnswer, LoadedLog, LoggedEntry, LogHead, Record, SubmitAnswer, SubmitStatus, WriteStatus
-from shared.fabric_state import Append, Held, Log, Member, State, Stream
+from shared.fabric_state import Append, Held, Log, Member, State
 from shared.line import Line, Load
 from shared.messages import (
     Assign,
@@ -28,6 +28,7 @@ from shared.messages import (
     Submission,
     WorkerInfo,
 )
+from shared.model_stream import Stream
 from shared.request import TERMINAL, advance
 from shared.types import NO_GATEWAY, GatewayId, Phase, RequestId, WorkerRef
 
