@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from gateway.fold import LogLost, shortened, unreadable, vanished
-from gateway.tail import START, Consumer, Entries, Following, Tail
+from gateway.tail import Consumer, Entries, Following, Tail
+from shared.entry_ids import START
 from shared.errors import DecodeError, FabricError
 from shared.fabric import Grown, Record
 from shared.log_check import Loss, loss_of

@@ -8,24 +8,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.fold import LogLost, unreadable
+from shared.entry_ids import START, order
 from shared.errors import DecodeError, FabricUnavailable
 from shared.fabric import LoggedEntry
 from shared.messages import LogEnd, LogEntry
 from shared.types import RequestId
 
-START = "0-0"
 Entries = tuple[LoggedEntry, ...]
 ReadLog = Callable[[RequestId, str, int], Awaitable[Entries]]
 """Entries of a log behind one of them, at most so many."""
 
 RETRY_S = 0.25
 """Pause after a read that found no server."""
-
-
-def order(entry_id: str) -> tuple[int, int]:
-    """Entry ids compare as `(milliseconds, number)`."""
-    milliseconds, _, number = entry_id.partition("-")
-    return int(milliseconds), int(number or 0)
 
 
 class Consumer(Protocol):

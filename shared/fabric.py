@@ -227,6 +227,10 @@ class Fabric(Protocol):
         self, worker: WorkerRef, after: str, *, count: int = 100, block_ms: int = 0
     ) -> tuple[tuple[str, Control], ...]: ...
 
+    async def newest(self, worker: WorkerRef) -> tuple[str, str]:
+        """Ids of a worker's last job and last control message. A server that lost its last writes may give ids that were read before."""
+        ...
+
     async def tell_worker(self, worker: WorkerRef, message: Control) -> None:
         """Between workers (pull, release): no epoch, addressed to one incarnation."""
         ...

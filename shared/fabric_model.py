@@ -311,7 +311,6 @@ class FabricModel:
         return WriteStatus.DONE
 
     def dead_letters(self) -> tuple[Submission, ...]:
-        """Of requests that too many crashes ended, the oldest first."""
         return tuple(self._state.dead)
 
     def record(self, request_id: RequestId) -> Record | None:
@@ -331,12 +330,13 @@ class FabricModel:
         return self._state.events.read(after, count)
 
     def read_jobs(self, worker: WorkerRef, after: str, *, count: int = 16) -> tuple[tuple[str, Job], ...]:
-        stream = self._state.jobs.get(worker)
-        return stream.read(after, count) if stream else ()
+        return self._state.jobs.get(worker, Stream[Job]()).read(after, count)
 
     def read_control(self, worker: WorkerRef, after: str, *, count: int = 100) -> tuple[tuple[str, Control], ...]:
-        stream = self._state.control.get(worker)
-        return stream.read(after, count) if stream else ()
+        return self._state.control.get(worker, Stream[Control]()).read(after, count)
+
+    def newest(self, worker: WorkerRef) -> tuple[str, str]:
+        return self._state.jobs.get(worker, Stream[Job]()).newest, self._state.control.get(worker, Stream[Control]()).newest
 
     def tell_worker(self, worker: WorkerRef, message: Control) -> None:
         self._state.control.setdefault(worker, Stream()).add(message, self._clock.wall_ms())

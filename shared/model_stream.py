@@ -6,13 +6,10 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from shared.entry_ids import START, order
+
 M = TypeVar("M")
 EntryId = tuple[int, int]
-
-
-def _parse(entry_id: str) -> EntryId:
-    ms, _, number = entry_id.partition("-")
-    return int(ms), int(number or 0)
 
 
 @dataclass
@@ -34,9 +31,13 @@ class Stream(Generic[M]):
         return Stream(self.ids.copy(), self.items.copy(), self.last)
 
     def read(self, after: str, count: int) -> tuple[tuple[str, M], ...]:
-        first = bisect_right(self.ids, _parse(after))
+        first = bisect_right(self.ids, order(after))
         pairs = zip(self.ids[first : first + count], self.items[first : first + count], strict=True)
         return tuple((f"{ms}-{number}", item) for (ms, number), item in pairs)
+
+    @property
+    def newest(self) -> str:
+        return "{}-{}".format(*self.ids[-1]) if self.ids else START
 
     def remove(self, entry_id: EntryId) -> None:
         at = bisect_right(self.ids, entry_id) - 1

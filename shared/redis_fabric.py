@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from shared import scripts
 from shared.codec import CONTROL, JOBS, POOL_EVENTS, decode, encode
 from shared.connection import FabricConnection, open_connection
+from shared.entry_ids import START
 from shared.errors import ConfigError, DecodeError, UnknownVersion
 from shared.fabric import Fabric
 from shared.fabric_settings import FabricSettings
@@ -77,6 +78,13 @@ class RedisFabric(RedisPlacement):
 
     async def read_control(self, worker: WorkerRef, after: str, *, count: int = 100, block_ms: int = 0) -> tuple[tuple[str, Control], ...]:
         return await self._read_stream(self.keys.control(worker), after, count, block_ms, CONTROL)
+
+    async def newest(self, worker: WorkerRef) -> tuple[str, str]:
+        return await self._newest(self.keys.jobs(worker)), await self._newest(self.keys.control(worker))
+
+    async def _newest(self, stream: str) -> str:
+        entries = await self.connection.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
+        return entries[0][0].decode() if entries else START
 
     async def join(self, info: WorkerInfo, ttl_s: float) -> None:
         keys, ref = self.keys, info.ref

@@ -41,6 +41,7 @@ from workers.link_probe import PROBE, LinkProbe, answer_to, is_refusal, is_trial
 from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import OutputCommand, OutputStage
+from workers.reading import CONTROL_STREAM, JOBS_STREAM, Place
 from workers.tickets import OPEN, Tickets
 from workers.watchdog import Watchdog, end_at_once
 
@@ -208,16 +209,18 @@ class WorkerLoop:
                 log.warning("a message was not sent: %s", error)
 
     async def _read_control(self) -> None:
-        after = "0-0"
+        place = Place()
         while True:
             try:
+                after = await place.after(lambda: self._newest(CONTROL_STREAM))
                 messages = await self._fabric.read_control(self._ref, after, block_ms=self._settings.block_ms)
             except FabricError as error:
                 log.warning("control cannot be read yet: %s", error)
+                place.doubt()
                 await asyncio.sleep(self._settings.retry_s)
                 continue
             if messages:
-                after = messages[-1][0]
+                place.read(messages[-1][0])
                 self.feed(*(message for _, message in messages if self._admits(message)))
 
     def _admits(self, message: Control) -> bool:
@@ -252,21 +255,26 @@ class WorkerLoop:
 
     async def _read_jobs(self) -> None:
         """Only for free slots: what this worker cannot hold stays in its stream, where a leader can see it."""
-        after = "0-0"
+        place = Place()
         while True:
             await self._freed.wait()
             if self.core.readable_jobs <= 0:
                 self._freed.clear()
                 continue
             try:
+                after = await place.after(lambda: self._newest(JOBS_STREAM))
                 jobs = await self._fabric.read_jobs(self._ref, after, count=self.core.readable_jobs, block_ms=self._settings.block_ms)
             except FabricError as error:
                 log.warning("jobs cannot be read yet: %s", error)
+                place.doubt()
                 await asyncio.sleep(self._settings.retry_s)
                 continue
             if jobs:
-                after = jobs[-1][0]
+                place.read(jobs[-1][0])
                 await self._until_done(partial(self._load, tuple(job for _, job in jobs)))
+
+    async def _newest(self, stream: int) -> str:
+        return (await self._fabric.newest(self._ref))[stream]
 
     async def _load(self, jobs: tuple[Job, ...]) -> None:
         """All of them in one round trip: a burst that is loaded one by one is taken for lost before its end is reached."""

@@ -301,11 +301,12 @@ class Oracle:
         self._must(letters == (end.code == TOO_MANY_CRASHES), f"{request_id} has {letters} dead letters: {end}")
 
     def _may_be_cancelled(self, record: Record) -> bool:
-        if record.cancel_asked:
+        client = next((client for client in self._world.clients if client.request_id == record.request_id), None)
+        # A server may lose that it was asked; a worker that was told before does not forget it.
+        if record.cancel_asked or (client is not None and client.cancel_asked and self._may_lose):
             return True
         if record.submission.background:
             return False
-        client = next((client for client in self._world.clients if client.request_id == record.request_id), None)
         if client is None or not client.accepted or client.gone:
             return True
         client.is_followed()

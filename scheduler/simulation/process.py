@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from scheduler.simulation.steps import Fault, Step
+from workers.reading import behind
 
 if TYPE_CHECKING:
     from scheduler.simulation.world import World
@@ -126,8 +127,12 @@ class Reader(Generic[M]):
         after: str = "0-0",
         *,
         in_order: bool = False,
+        newest: Callable[[], str] | None = None,
     ) -> None:
-        """`in_order`: a late message holds up those behind it, as in a stream whose reader asks again from where it is."""
+        """`in_order`: a late message holds up those behind it, as in a stream whose reader asks again from where it is.
+
+        `newest`: the id of the stream's last entry, for a reader that looks whether a server went back behind what was read.
+        """
         self._process = process
         self._read = read
         self._deliver = deliver
@@ -137,6 +142,8 @@ class Reader(Generic[M]):
         self._closed = False
         self._in_order = in_order
         self._held_up = False
+        self._newest = newest
+        self._losses = process.world.server.losses
 
     def wake(self) -> None:
         """Something may be there to read."""
@@ -156,6 +163,7 @@ class Reader(Generic[M]):
             return
         if self._held_up:
             return
+        self._look_back()
         for entry_id, message in self._read(self.position):
             fault = self._process.world.plan.strike(self._step_of(message))
             if self._in_order and fault is Fault.LATE:
@@ -163,6 +171,12 @@ class Reader(Generic[M]):
                 return
             self.position = entry_id
             self._meet(fault, entry_id, message)
+
+    def _look_back(self) -> None:
+        """As `workers.reading.Place` does."""
+        losses = self._process.world.server.losses
+        if self._newest is not None and losses > self._losses:
+            self._losses, self.position = losses, behind(self.position, self._newest())
 
     def _hold_up(self, message: M) -> None:
         delay = self._process.world.rng.uniform(0.5, 6.0)

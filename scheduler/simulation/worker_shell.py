@@ -44,6 +44,7 @@ from workers.events import (
 from workers.loading import job_event
 from workers.mover import Mover
 from workers.output import Append, OutputBook, OutputCommand
+from workers.reading import CONTROL_STREAM, JOBS_STREAM
 from workers.step_shape import shape_of
 
 if TYPE_CHECKING:
@@ -90,9 +91,19 @@ class WorkerShell(Process):
         self._missing_peers: set[WorkerRef] = set()
         fabric = world.fabric
         self.control: Reader[Control] = Reader(
-            self, lambda after: fabric.read_control(self.ref, after), lambda _, m: self._on_control(m), lambda m: MESSAGE_STEPS[type(m)]
+            self,
+            lambda after: fabric.read_control(self.ref, after),
+            lambda _, m: self._on_control(m),
+            lambda m: MESSAGE_STEPS[type(m)],
+            newest=lambda: fabric.newest(self.ref)[CONTROL_STREAM],
         )
-        self.jobs: Reader[Job] = Reader(self, self._read_jobs, lambda _, m: self._on_job(m), lambda m: MESSAGE_STEPS[type(m)])
+        self.jobs: Reader[Job] = Reader(
+            self,
+            self._read_jobs,
+            lambda _, m: self._on_job(m),
+            lambda m: MESSAGE_STEPS[type(m)],
+            newest=lambda: fabric.newest(self.ref)[JOBS_STREAM],
+        )
 
     def connect(self, transport: SimTransport) -> None:
         self.transport = transport

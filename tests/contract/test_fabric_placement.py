@@ -116,6 +116,14 @@ async def test_a_deposed_leader_changes_nothing(fabric: Fabric) -> None:
     assert len(await fabric.read_jobs(W1, "0-0")) == 1
 
 
+async def test_the_newest_job_and_command_of_a_worker_have_the_ids_that_are_read(fabric: Fabric) -> None:
+    assert await fabric.newest(W1) == ("0-0", "0-0")
+    epoch = await run(fabric, R1)
+    await fabric.command(epoch, W1, Drain(1.5))
+    jobs, control = await fabric.read_jobs(W1, "0-0"), await fabric.read_control(W1, "0-0")
+    assert await fabric.newest(W1) == (jobs[-1][0], control[-1][0])
+
+
 async def test_a_command_reaches_one_incarnation(fabric: Fabric) -> None:
     epoch = await lead(fabric)
     assert await fabric.command(epoch, W1, Drain(1.5)) is WriteStatus.DONE

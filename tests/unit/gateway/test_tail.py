@@ -8,7 +8,8 @@ import pytest
 
 from gateway import tail as tail_module
 from gateway.fold import shortened
-from gateway.tail import START, Entries, Following, Tail, order
+from gateway.tail import Entries, Following, Tail
+from shared.entry_ids import START, order
 from shared.errors import FabricUnavailable
 from shared.fabric import LoggedEntry
 from shared.messages import LogEnd, LogEntry, LogTokens
