@@ -49,6 +49,12 @@ def stall(receiver: UcxProcess, sender: UcxProcess, number: int, deadline_s: flo
     return str(receiver.wait("failed", number)["reason"])
 
 
+def wake(sender: UcxProcess) -> None:
+    """What it had under way, and the rest, comes late."""
+    sender.signal(signal.SIGCONT)
+    sender.ask("push_on")
+
+
 @pytest.mark.parametrize("transports", ["", "tcp"])
 def test_a_killed_sender_fails_the_transfer_and_nothing_else(transports: str) -> None:
     environment = {"UCX_TLS": transports} if transports else None
@@ -78,7 +84,7 @@ def test_a_sender_that_stalls_past_the_deadline_writes_into_no_reused_memory(rec
         assert stall(receiver, sender, 1, deadline_s=1).startswith("deadline")
         assert receiver.ask("arena")["quarantined"] == NBYTES
         assert receiver.ask("fill", nbytes=MIB) == (ARENA - NBYTES) // MIB
-        sender.signal(signal.SIGCONT)
+        wake(sender)
         receiver.until("arena", lambda arena: arena["quarantined"] == 0)
         assert receiver.ask("foreign") == 0
         whole_transfer(receiver, sender, 2)
@@ -91,7 +97,7 @@ def test_a_stalled_sender_that_was_dropped_writes_nowhere_when_it_wakes(receiver
         receiver.ask("drop_peer", peer=sender.ref)
         receiver.until("arena", lambda arena: arena == EMPTY)
         assert receiver.ask("fill", nbytes=MIB) == ARENA // MIB
-        sender.signal(signal.SIGCONT)
+        wake(sender)
         assert sender.ask("resources")
         assert receiver.ask("foreign") == 0
         whole_transfer(receiver, sender, 2)
@@ -101,7 +107,7 @@ def test_one_pair_survives_one_timeout_after_another(receiver: UcxProcess) -> No
     with ucx_processes("sender", arena_bytes=ARENA) as (sender,):
         for number in range(1, 5):
             assert stall(receiver, sender, number, deadline_s=1).startswith("deadline")
-            sender.signal(signal.SIGCONT)
+            wake(sender)
             whole_transfer(receiver, sender, 10 + number)
         receiver.until("arena", lambda arena: arena == EMPTY)
 
@@ -182,7 +188,7 @@ def test_late_bytes_that_never_come_give_their_memory_back_in_the_end() -> None:
     with ucx_processes("receiver", "sender", arena_bytes=ARENA, environment={"TEST_STUCK_S": "0.5"}) as (receiver, sender):
         stall(receiver, sender, 1, deadline_s=1)
         receiver.until("arena", lambda arena: arena == EMPTY)
-        sender.signal(signal.SIGCONT)
+        wake(sender)
         whole_transfer(receiver, sender, 2)
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ def header_of(transfer: int, payload: bytes | memoryview, error: str = "") -> Tr
         digests=(xxh3_64_intdigest(payload),),
         error=error,
     )
+
+
+def _post(endpoint: Endpoint, message: list[Any]) -> Operation:
+    number, part, what = message
+    return endpoint.send(tag(TransferId(number), part), _raw_bytes(number, what))
 
 
 def say(**event: Any) -> None:
@@ -101,28 +107,39 @@ class Driver:
         context = Context(ucx_options(os.environ))
         worker = context.worker()
         endpoint = worker.connect(bytes.fromhex(address))
-        operations = [endpoint.send(tag(TransferId(number), part), _raw_bytes(number, what)) for number, part, what in messages]
+        operations = [_post(endpoint, message) for message in messages]
         self.raw.append((context, worker, endpoint, operations))
         threading.Thread(target=self._push, args=(worker, operations, pace_s), daemon=True).start()
 
     def half_send(self, transfer: int, address: str, nbytes: int) -> None:
-        """Starts a right transfer, but so slowly that the caller can meet it in the middle. Until `push_on`."""
+        """Starts a right transfer and stops in the middle, the last segment not even begun, until `push_on`."""
         self.hurry.clear()
         parts = range(1, segments(nbytes) + 1)
-        payload = [[transfer, part, len(range(nbytes)[segment(part, nbytes)])] for part in parts]
-        self.raw_send(address, [[transfer, 0, {"frame": nbytes}], *payload], pace_s=0.02)
+        *first, last = [[transfer, part, len(range(nbytes)[segment(part, nbytes)])] for part in parts]
+        context = Context(ucx_options(os.environ))
+        worker = context.worker()
+        endpoint = worker.connect(bytes.fromhex(address))
+        begun: list[list[Any]] = [[transfer, 0, {"frame": nbytes}], *first]
+        operations = [_post(endpoint, message) for message in begun]
+        self.raw.append((context, worker, endpoint, operations))
+        threading.Thread(target=self._push_half, args=(worker, endpoint, operations, last), daemon=True).start()
 
     def push_on(self) -> None:
         self.hurry.set()
 
+    def _push_half(self, worker: Worker, endpoint: Endpoint, operations: list[Operation], last: list[Any]) -> None:
+        while not operations[0].done():
+            worker.progress()
+            time.sleep(0.0002)
+        say(event="halfway")
+        self.hurry.wait()
+        operations.append(_post(endpoint, last))
+        self._push(worker, operations, 0.0)
+
     def _push(self, worker: Worker, operations: list[Operation], pace_s: float) -> None:
-        visits_since_header = 0
         while not all(operation.done() for operation in operations):
             worker.progress()
-            visits_since_header += operations[0].done()
-            if visits_since_header == 1:
-                say(event="halfway")
-            self.hurry.wait(pace_s if visits_since_header else 0.0002)
+            time.sleep(pace_s)
         for _ in range(100):
             worker.progress()
         say(event="pushed", statuses=[operation.status for operation in operations])
