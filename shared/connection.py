@@ -131,10 +131,18 @@ class FabricConnection:
         if not calls:
             return []
         answers = await self._run_together([call.by_digest() for call in calls], durable=any(call.script.durable for call in calls))
+        await self._teach([at for at, answer in enumerate(answers) if isinstance(answer, foreign.NoScriptError)], calls, answers)
         for at, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 answers[at] = await self.run(calls[at])
         return answers
+
+    async def _teach(self, unknown: Sequence[int], calls: Sequence[Call], answers: list[Any]) -> None:
+        """All that a new server did not know at once: by turns, each would wait for its own durability."""
+        durable = any(calls[at].script.durable for at in unknown)
+        again = await self._run_together([calls[at].by_text() for at in unknown], durable=durable) if unknown else []
+        for at, answer in zip(unknown, again, strict=True):
+            answers[at] = answer
 
     async def pipeline(self, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
         """Answers in order, as the server wrote them; an error stands in its command's place."""

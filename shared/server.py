@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -190,12 +191,17 @@ class EmbeddedServer:
         with Redis.from_url(self.url, socket_timeout=timeout_s) as client:
             while True:
                 try:
-                    client.ping()
-                    return
+                    if self._is_ours(client.info("server")):
+                        return
+                    raise foreign.ConnectionError("another server has the port")
                 except (foreign.ConnectionError, foreign.TimeoutError, foreign.BusyLoadingError):
                     if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
                         raise FabricUnavailable(f"the embedded server did not come up:\n{self._log_tail()}") from None
                     time.sleep(_POLL_S)
+
+    def _is_ours(self, info: Mapping[str, object]) -> bool:
+        """Of two servers that were given one port, the one without it ends; until then the other answers for it."""
+        return self._process is not None and info.get("process_id") == self._process.pid
 
     def _log_tail(self) -> str:
         logs = [self.home / "output.log", self.home / "server.log"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from shared.keys import MARK_KEY
 from shared.server import EmbeddedServer
 from tests.support.waiting import eventually_now
 
-PASSWORD = "of-a-pair-in-a-test"
+PASSWORD = secrets.token_hex(8)
+"""Of this process: a replica of another run's primary would be a silent mistake."""
 _PROMPT = ("repl-diskless-sync-delay 0", f"masterauth {PASSWORD}")
 
 

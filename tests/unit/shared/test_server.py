@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError
 
 from shared.errors import ConfigError, FabricUnavailable
-from shared.server import EmbeddedServer, valkey_executable
+from shared.server import EmbeddedServer, free_port, valkey_executable
 from tests.support.redis_server import system_server
 from tests.support.waiting import eventually_now
 
@@ -69,6 +69,15 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         EmbeddedServer(executable=tmp_path / "nothing").start()
     with pytest.raises(FabricUnavailable, match="not running"):
         _ = server.home
+
+
+def test_of_two_servers_given_one_port_the_second_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answers there, to the same password: that must not be mistaken for the second's answer."""
+    with EmbeddedServer(loopback=True, password="shared") as first:
+        monkeypatch.setattr("shared.server.free_port", iter([first.port, free_port()]).__next__)
+        with EmbeddedServer(loopback=True, password="shared") as second, Redis.from_url(second.url) as client:
+            assert second.port != first.port
+            assert client.info("server")["process_id"] == second.pid != first.pid
 
 
 def test_a_killed_parent_takes_its_server_along(tmp_path: Path) -> None:
