@@ -17,6 +17,8 @@ MAX_HOLDERS = 8
 """Workers that hold a prompt's beginning and are compared, the longest first."""
 MARGIN = 2.0
 """A low-end must be so many times as soon: a longer answer than expected takes it longer than it would take an owner."""
+MAX_LOST = 3
+"""Head starts of one request that may vanish. What makes them vanish, its log being gone for one, would do so at once again."""
 MAX_WHOLE = 8
 """Waiting requests that one decision considers to serve whole."""
 
@@ -76,7 +78,9 @@ class LowEnds:
         return [(waiting, limit) for waiting in prompts if (limit := assist_limit(worker, waiting.num_tokens)) > 0]
 
     def _wanted(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, limit: int) -> bool:
-        return self._worth(view, worker, limit) and not self._held_by_an_owner(view, worker, waiting, limit)
+        if waiting.assists_lost >= MAX_LOST or not self._worth(view, worker, limit):
+            return False
+        return not self._held_by_an_owner(view, worker, waiting, limit)
 
     def _worth(self, view: ClusterView, giver: WorkerView, limit: int) -> bool:
         """There is somebody who can read it, and computing it there would take longer than moving it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scheduler.events import Place
+from scheduler.policies.low_ends import MAX_LOST
 from shared.fabric import WriteStatus
 from shared.messages import Assign, AssistOrder, ReleaseAssist, Source, StopAssist
 from shared.profile import Profile
@@ -186,6 +187,16 @@ def test_a_second_head_start_of_one_request_is_released() -> None:
     order = d.assisted("a", offered=1024)
     second = AssistOrder(JobSeq(0, 7), AssistId("0.7"), rid("a"), 0)
     assert told(d.report("slow", listed(order, 1024), listed(second, 640))) == [("slow", ReleaseAssist(second.assist))]
+
+
+def test_head_starts_that_vanish_again_and_again_are_not_ordered_for_ever() -> None:
+    """As those of a request whose log the server has lost: nobody takes it yet, so nobody else says so."""
+    d = busy_pair()
+    orders = jobs(d.known("a", n=2000), AssistOrder)
+    for _ in range(10):
+        orders += jobs(d.report("slow", tokens=512), AssistOrder)
+    assert len(orders) == MAX_LOST
+    assert [order.request_id for order in jobs(d.known("b", n=2000), AssistOrder)] == ["b"]
 
 
 def test_a_head_start_that_vanished_from_a_report_is_gone_and_another_is_ordered() -> None:
