@@ -120,7 +120,8 @@ class SchedulerLoop:
         tasks = [asyncio.create_task(self._renew())]
         try:
             self._server = await self._fabric.server_life()
-            events_from = await self._tip()
+            # Older news is in the records, or comes again with the next reports. A pool's events, read, would outlast the lease.
+            events_from = await self._fabric.newest_event()
             submissions_from = await self._rebuild()
             habits = [
                 self._read_events(events_from),
@@ -137,13 +138,6 @@ class SchedulerLoop:
             await cancel_all(tasks)
 
     # -- becoming leader
-
-    async def _tip(self) -> str:
-        """The end of the events stream: older news is in the records, or comes again with the next reports."""
-        after = "0-0"
-        while events := await self._fabric.read_events(after, count=5000):
-            after = events[-1][0]
-        return after
 
     async def _rebuild(self) -> str:
         self._members.clear()

@@ -221,6 +221,10 @@ class Fabric(Protocol):
 
     async def read_events(self, after: str, *, count: int = 500, block_ms: int = 0) -> tuple[tuple[str, PoolEvent], ...]: ...
 
+    async def newest_event(self) -> str:
+        """Id of the last event; `0-0` if there is none."""
+        ...
+
     async def read_jobs(self, worker: WorkerRef, after: str, *, count: int = 16, block_ms: int = 0) -> tuple[tuple[str, Job], ...]: ...
 
     async def read_control(

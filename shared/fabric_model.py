@@ -329,6 +329,9 @@ class FabricModel:
     def read_events(self, after: str, *, count: int = 500) -> tuple[tuple[str, PoolEvent], ...]:
         return self._state.events.read(after, count)
 
+    def newest_event(self) -> str:
+        return self._state.events.newest
+
     def read_jobs(self, worker: WorkerRef, after: str, *, count: int = 16) -> tuple[tuple[str, Job], ...]:
         return self._state.jobs.get(worker, Stream[Job]()).read(after, count)
 
@@ -361,13 +364,7 @@ class FabricModel:
         return tuple(member.info for _, member in sorted(self._state.members.items()) if member.until_ms > now_ms)
 
     def publish_load(
-        self,
-        epoch: int,
-        waiting: int,
-        max_waiting: int,
-        predicted_wait_s: float,
-        takes_per_s: float = 0.0,
-        kv_takes_per_s: float = 0.0,
+        self, epoch: int, waiting: int, max_waiting: int, predicted_wait_s: float, takes_per_s: float = 0.0, kv_takes_per_s: float = 0.0
     ) -> WriteStatus:
         if epoch < self._state.lease.epoch:
             return WriteStatus.SUPERSEDED

@@ -73,6 +73,9 @@ class RedisFabric(RedisPlacement):
     async def read_events(self, after: str, *, count: int = 500, block_ms: int = 0) -> tuple[tuple[str, PoolEvent], ...]:
         return await self._read_stream(self.keys.events, after, count, block_ms, POOL_EVENTS)
 
+    async def newest_event(self) -> str:
+        return await self._newest(self.keys.events)
+
     async def read_jobs(self, worker: WorkerRef, after: str, *, count: int = 16, block_ms: int = 0) -> tuple[tuple[str, Job], ...]:
         return await self._read_stream(self.keys.jobs(worker), after, count, block_ms, JOBS)
 

@@ -80,11 +80,7 @@ class SchedulerShell(Process):
 
     def _rebuild(self) -> None:
         """The tip of the events first: older news is in the records, or comes again with the next reports."""
-        self._in_reign(lambda: self.ask(self._tip, lambda tip: self._meet_members(tip), self._depose))()
-
-    def _tip(self) -> str:
-        events = self.world.fabric.read_events("0-0", count=1_000_000)
-        return events[-1][0] if events else "0-0"
+        self._in_reign(lambda: self.ask(self.world.fabric.newest_event, lambda tip: self._meet_members(tip), self._depose))()
 
     def _meet_members(self, tip: str) -> None:
         self._members.clear()

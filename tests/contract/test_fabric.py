@@ -293,6 +293,13 @@ async def test_streams_are_read_on_from_where_one_was(fabric: Fabric) -> None:
     assert [event for _, event in (*first, *rest)] == [GatewayBeat(G1, counter) for counter in range(5)]
 
 
+async def test_the_newest_event_has_the_id_that_is_read(fabric: Fabric) -> None:
+    assert await fabric.newest_event() == "0-0"
+    for counter in range(2):
+        await fabric.tell_scheduler(GatewayBeat(G1, counter))
+    assert await fabric.newest_event() == (await fabric.read_events("0-0"))[-1][0]
+
+
 async def test_workers_tell_each_other(fabric: Fabric) -> None:
     await fabric.tell_worker(W2, ReleaseAssist(AssistId("x")))
     assert [message for _, message in await fabric.read_control(W2, "0-0", block_ms=50)] == [ReleaseAssist(AssistId("x"))]

@@ -101,9 +101,11 @@ def up(temporary: Path, *more: object) -> Iterator[Up]:
 
 
 class TestItServes:
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-    def test_until_it_is_asked_to_leave(self, temporary: Path, number: signal.Signals) -> None:
-        with up(temporary) as found:
+    """With its model once; how processes end has nothing to do with what they compute, and the fake engine starts sooner."""
+
+    @pytest.mark.parametrize(("number", "engine"), [(signal.SIGINT, "torch"), (signal.SIGTERM, "fake")], ids=["SIGINT", "SIGTERM"])
+    def test_until_it_is_asked_to_leave(self, temporary: Path, number: signal.Signals, engine: str) -> None:
+        with up(temporary, "--engine", engine) as found:
             found.ask()
             found.process.send_signal(number)
             assert found.process.wait(GONE_S) == 0, found.log.read_text()
@@ -111,7 +113,7 @@ class TestItServes:
             assert not list(temporary.glob("headstart-*"))
 
     def test_until_it_is_killed_and_its_children_go_with_it(self, temporary: Path) -> None:
-        with up(temporary) as found:
+        with up(temporary, "--engine", "fake") as found:
             found.process.kill()
             found.process.wait()
             found.nobody_is_left()

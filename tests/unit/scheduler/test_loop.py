@@ -11,9 +11,9 @@ from scheduler.loop import LoopSettings, SchedulerLoop
 from scheduler.settings import SchedulerSettings
 from shared.clock import ManualClock
 from shared.fabric import Fabric, LogHead
-from shared.messages import Submission
+from shared.messages import GatewayBeat, Submission
 from shared.processes import cancel_all
-from shared.types import Phase, RequestId, RequestSpec, SamplingParams
+from shared.types import GatewayId, Phase, RequestId, RequestSpec, SamplingParams
 from tests.support.model_fabric import ModelFabric
 from tests.support.waiting import eventually
 
@@ -76,6 +76,24 @@ async def test_the_lease_is_kept_while_a_long_backlog_is_read() -> None:
     await cancel_all([running])
     assert set(fabric.epochs) == {fabric.epochs[0]}
     assert fabric.records == BACKLOG
+
+
+async def test_a_new_leader_does_not_read_what_was_told_to_the_one_before() -> None:
+    """20,000 long reports take longer to read than the lease lasts: every leader lost it, and the next began with the same."""
+    fabric = SlowFabric(ManualClock(1000.0))
+    for beat in range(10):
+        fabric.model.tell_scheduler(GatewayBeat(GatewayId("g"), beat))
+    settings = LoopSettings("only", lease_s=60.0, renew_s=0.01, tick_s=0.01)
+    loop = SchedulerLoop(SchedulerCore(SchedulerSettings()), cast(Fabric, fabric), fabric.clock, settings)
+    heard: list[int] = []
+    loop.watches.append(lambda event, commands, seconds: heard.append(event.counter) if isinstance(event, GatewayBeat) else None)
+    running = asyncio.create_task(loop.run())
+    await eventually(lambda: _is(fabric.calls.count("read_events") > 1))
+    fabric.model.tell_scheduler(GatewayBeat(GatewayId("g"), 10))
+    await eventually(lambda: _is(bool(heard)))
+    await cancel_all([running])
+    assert heard == [10]
+    assert fabric.calls.index("newest_event") < fabric.calls.index("read_events")
 
 
 async def test_a_leader_asks_a_server_that_was_restarted_for_everything() -> None:
