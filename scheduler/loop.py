@@ -41,7 +41,7 @@ from scheduler.events import (
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
 from shared.fabric import Fabric, WriteStatus
-from shared.messages import LogEnd, PoolEvent, Report, WorkerState
+from shared.messages import LogEnd, PoolEvent, Report, Submission, WorkerState
 from shared.processes import cancel_all
 from shared.storyteller import Storyteller
 from shared.types import MoveCause, RequestId, WorkerRef
@@ -49,6 +49,9 @@ from shared.types import MoveCause, RequestId, WorkerRef
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+KNOWN_AT_ONCE = 200
+"""Waiting requests that a new leader reads and decides on between two chances to renew its lease."""
 
 Watch = Callable[[SchedulerEvent, Sequence[SchedulerCommand], float], None]
 """Told of every event, what the core made of it and in how many seconds: quick, decides nothing, never raises."""
@@ -144,20 +147,21 @@ class SchedulerLoop:
         self.feed([Elected(self._epoch)])
         await self._read_members()
         after = "0-0"
-        while submissions := await self._fabric.read_submissions(after, count=1000):
-            for _, submission in submissions:
-                if record := await self._fabric.record(submission.request_id):
-                    # Only a new leader must ask the wall how much of a time limit has passed; for news it is nothing.
-                    age_s = max(0, self._clock.wall_ms() - submission.created_ms) / 1000
-                    self.feed([Known(record, age_s)])
+        while submissions := await self._fabric.read_submissions(after, count=KNOWN_AT_ONCE):
+            await self._learn([submission for _, submission in submissions], aged=True)
             after = submissions[-1][0]
         return after
 
-    async def _learn(self, request_id: RequestId) -> bool:
+    async def _learn(self, submissions: Sequence[Submission], *, aged: bool) -> None:
+        """Only a new leader must ask the wall how much of a time limit has passed; for news it is nothing."""
+        records = await self._fabric.records(tuple(one.request_id for one in submissions))
+        now_ms = self._clock.wall_ms()
+        ages = [max(0, now_ms - one.created_ms) / 1000 if aged else 0.0 for one in submissions]
+        self.feed([Known(record, age_s) for record, age_s in zip(records, ages, strict=True) if record])
+
+    async def _reread(self, request_id: RequestId) -> None:
         record = await self._fabric.record(request_id)
-        if record:
-            self.feed([Known(record)])
-        return record is not None
+        self.feed([Known(record) if record else RecordClosed(request_id, WriteStatus.MISSING)])
 
     # -- events in
 
@@ -196,9 +200,9 @@ class SchedulerLoop:
     async def _read_submissions(self, after: str) -> None:
         while True:
             submissions = await self._through_outages(partial(self._fabric.read_submissions, after, block_ms=self._settings.block_ms))
-            for entry_id, submission in submissions:
-                after = entry_id
-                await self._learn(submission.request_id)
+            if submissions:
+                after = submissions[-1][0]
+                await self._learn([submission for _, submission in submissions], aged=False)
 
     async def _through_outages(self, read: Callable[[], Awaitable[T]]) -> T:
         """Repeats a read while the server is away; afterwards everybody gets a full liveness period again. Raises `OtherServer`."""
@@ -290,8 +294,7 @@ class SchedulerLoop:
                 closed = await fabric.close(request_id, attempt, phase, dead_letter=dead_letter)
                 self.feed([RecordClosed(request_id, closed)])
             case Reread(request_id):
-                if not await self._learn(request_id):
-                    self.feed([RecordClosed(request_id, WriteStatus.MISSING)])
+                await self._reread(request_id)
             case PublishLoad(waiting, predicted_wait_s, takes, kv_takes):
                 await fabric.publish_load(epoch, waiting, self._settings.max_waiting, predicted_wait_s, takes, kv_takes)
             case Forget(ref):

@@ -210,6 +210,10 @@ class Fabric(Protocol):
 
     async def record(self, request_id: RequestId) -> Record | None: ...
 
+    async def records(self, request_ids: tuple[RequestId, ...]) -> tuple[Record | None, ...]:
+        """In order, in one round trip."""
+        ...
+
     async def server_life(self) -> str:
         """Another after a restart, or where another server has taken its place: what was believed may not be so. Empty: cannot be told."""
         ...

@@ -73,8 +73,7 @@ class FabricModel:
         """Restarts from the newest snapshot that is at least `window_s` old; a window of 0 loses nothing."""
         if window_s <= 0:
             return
-        limit = self._clock.monotonic() - window_s
-        old_enough = [state for taken, state in self._snapshots if taken <= limit]
+        old_enough = [state for taken, state in self._snapshots if taken <= self._clock.monotonic() - window_s]
         self._state = old_enough[-1].copy() if old_enough else State()
 
     def return_to_snapshot(self) -> None:
@@ -317,8 +316,11 @@ class FabricModel:
         held = self._state.held.get(request_id)
         return held.record if held else None
 
-    def records(self) -> tuple[Record, ...]:
-        """Every record, ended or not: for those who look from outside."""
+    def records(self, request_ids: tuple[RequestId, ...]) -> tuple[Record | None, ...]:
+        return tuple(map(self.record, request_ids))
+
+    def all_records(self) -> tuple[Record, ...]:
+        """Ended or not: for those who look from outside."""
         return tuple(held.record for held in self._state.held.values())
 
     # -- streams

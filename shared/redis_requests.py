@@ -86,7 +86,6 @@ class RedisRequests(RedisLog):
         return (await self.records((request_id,)))[0]
 
     async def records(self, request_ids: tuple[RequestId, ...]) -> tuple[Record | None, ...]:
-        """Many records in one round trip, for a new leader; answers in order."""
         reads = [("HGETALL", self.keys.request(request_id)) for request_id in request_ids]
         answers = await self.connection.pipeline(reads)
         for at, answer in enumerate(answers):

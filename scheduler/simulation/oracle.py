@@ -83,7 +83,7 @@ class Oracle:
         self._owners.clear()
         self._fences = {name: head.fence for name in self._fences if (head := fabric.head(name)) is not None}
         self.crashes += 1
-        known = {record.request_id for record in fabric.records()}
+        known = {record.request_id for record in fabric.all_records()}
         unknown = [client.request_id for client in self._world.clients if client.accepted and client.request_id not in known]
         self._must(not unknown or self._may_lose, f"the server lost requests that it had accepted: {unknown}")
         self.losses["requests unknown"] += len(unknown)
@@ -201,11 +201,11 @@ class Oracle:
         return any(other.ref.worker == shell.ref.worker for other in self._world.workers[self._world.workers.index(shell) + 1 :])
 
     def _all_ended(self) -> bool:
-        clients, records = self._world.clients, self._world.fabric.records()
+        clients, records = self._world.clients, self._world.fabric.all_records()
         return all(client.settled for client in clients) and all(record.phase in TERMINAL for record in records)
 
     def end(self) -> None:
-        for record in self._world.fabric.records():
+        for record in self._world.fabric.all_records():
             self._ended_well(record)
         self._must(not self._world.fabric.read_submissions("0-0"), "a closed request is still in the submit stream")
         for client in self._world.clients:

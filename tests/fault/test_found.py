@@ -160,9 +160,9 @@ def test_a_server_that_lost_its_tail_goes_on_from_what_it_kept() -> None:
     clock.advance(1.0)
     fabric.submit(Submission(RequestId("r2"), 1, 1, 0))
     fabric.restore(0.0)
-    assert len(fabric.records()) == 2
+    assert len(fabric.all_records()) == 2
     fabric.restore(0.5)
-    assert [record.request_id for record in fabric.records()] == [R1]
+    assert [record.request_id for record in fabric.all_records()] == [R1]
     clock.advance(10.0)
     assert fabric.lead("two", 3.0) > first
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from scheduler.core import SchedulerCore
-from scheduler.loop import LoopSettings, SchedulerLoop
+from scheduler.loop import KNOWN_AT_ONCE, LoopSettings, SchedulerLoop
 from scheduler.settings import SchedulerSettings
 from shared.clock import ManualClock
 from shared.fabric import Fabric, LogHead
@@ -17,10 +17,10 @@ from shared.types import GatewayId, Phase, RequestId, RequestSpec, SamplingParam
 from tests.support.model_fabric import ModelFabric
 from tests.support.waiting import eventually
 
-BACKLOG = 40
+BACKLOG = 5 * KNOWN_AT_ONCE
 LEASE_S = 3.0
-SLOW_S = 0.2
-"""Of each record: the whole backlog takes several leases."""
+SLOW_S = 2.0 / KNOWN_AT_ONCE
+"""Of each record: the whole backlog takes several leases, what is read at once does not."""
 
 
 class SlowFabric(ModelFabric):
@@ -30,7 +30,7 @@ class SlowFabric(ModelFabric):
         super().__init__(clock)
         self.clock = clock
         self.epochs: list[int] = []
-        self.records = 0
+        self.read = 0
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = super().__getattr__(name)
@@ -46,11 +46,11 @@ class SlowFabric(ModelFabric):
         self.epochs.append(self.model.lead(candidate, ttl_s))
         return self.epochs[-1]
 
-    async def record(self, request_id: RequestId) -> object:
+    async def records(self, request_ids: tuple[RequestId, ...]) -> object:
         await asyncio.sleep(0)
-        self.records += 1
-        self.clock.advance(SLOW_S)
-        return self.model.record(request_id)
+        self.read += len(request_ids)
+        self.clock.advance(SLOW_S * len(request_ids))
+        return self.model.records(request_ids)
 
 
 def waiting(fabric: SlowFabric, count: int) -> None:
@@ -70,12 +70,12 @@ async def test_the_lease_is_kept_while_a_long_backlog_is_read() -> None:
     running = asyncio.create_task(loop.run())
 
     async def led_on() -> bool:
-        return fabric.records >= BACKLOG and len(fabric.epochs) > BACKLOG + 2
+        return fabric.read >= BACKLOG and len(fabric.epochs) > BACKLOG / KNOWN_AT_ONCE + 2
 
     await eventually(led_on)
     await cancel_all([running])
     assert set(fabric.epochs) == {fabric.epochs[0]}
-    assert fabric.records == BACKLOG
+    assert fabric.read == BACKLOG
 
 
 async def test_a_new_leader_does_not_read_what_was_told_to_the_one_before() -> None:
@@ -104,14 +104,14 @@ async def test_a_leader_asks_a_server_that_was_restarted_for_everything() -> Non
     settings = LoopSettings("only", lease_s=60.0, renew_s=0.01, tick_s=0.01, retry_s=0.01)
     loop = SchedulerLoop(SchedulerCore(SchedulerSettings()), cast(Fabric, fabric), fabric.clock, settings)
     running = asyncio.create_task(loop.run())
-    await eventually(lambda: _is(fabric.records == 1))
+    await eventually(lambda: _is(fabric.read == 1))
     fabric.down = True
     asked = len(fabric.calls)
     await eventually(lambda: _is(len(fabric.calls) > asked + 3))
     fabric.model.close(RequestId("request-0"), 1, Phase.CANCELLED)
     fabric.model.return_to_snapshot()
     fabric.down = False
-    await eventually(lambda: _is(fabric.records == 2))
+    await eventually(lambda: _is(fabric.read == 2))
     assert loop.core.leads
     await cancel_all([running])
 
