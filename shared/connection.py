@@ -140,8 +140,8 @@ class FabricConnection:
     async def _teach(self, unknown: Sequence[int], calls: Sequence[Call], answers: list[Any]) -> None:
         """All that a new server did not know at once: by turns, each would wait for its own durability."""
         durable = any(calls[at].script.durable for at in unknown)
-        again = await self._run_together([calls[at].by_text() for at in unknown], durable=durable) if unknown else []
-        for at, answer in zip(unknown, again, strict=True):
+        taught = await self._run_together([calls[at].by_text() for at in unknown], durable=durable) if unknown else []
+        for at, answer in zip(unknown, taught, strict=True):
             answers[at] = answer
 
     async def pipeline(self, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:

@@ -310,6 +310,7 @@ class FabricModel:
         return WriteStatus.DONE
 
     def dead_letters(self) -> tuple[Submission, ...]:
+        """Of requests that too many crashes ended, the oldest first."""
         return tuple(self._state.dead)
 
     def record(self, request_id: RequestId) -> Record | None:
