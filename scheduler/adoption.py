@@ -35,6 +35,7 @@ class Adoption:
         timeout_s = submission.timeout_s
         deadline = now + timeout_s - max(0.0, age_s) if timeout_s > 0 else NO_DEADLINE
         state.arrivals += 1
+        state.prompt_rate.arrived(submission.num_prompt, age_s, now)
         request = from_record(record, state.lengths, state.arrivals, deadline)
         request.ttft_target_s = request.ttft_target_s or state.settings.ttft_target_s
         request.itl_target_s = request.itl_target_s or state.settings.itl_target_s

@@ -67,6 +67,11 @@ class Backlog:
         if not self._shelf or self._shelf.pop(request.request_id, None) is None:
             self._take_out(request)
 
+    def look_again(self, request: LiveRequest) -> None:
+        """An owner that left it to a low-end may want it now."""
+        if self._by_id.get(request.request_id) is request:
+            self._touch(request.key)
+
     def _touch(self, key: Key) -> None:
         last = self._line.at(self._look_ahead - 1)
         if last is None or key <= last:
@@ -88,6 +93,7 @@ class Backlog:
             self._bare.remove(request.key)
         else:
             self._bare.add(request.key)
+            self._touch(request.key)
 
     def shelve_misfits(self, largest: int) -> list[LiveRequest]:
         """Sets aside requests in front that need more than `largest` tokens in one place."""

@@ -31,7 +31,7 @@ class Placement:
         self._state.fleet.settle()
         if self._state.backlog.line_length:
             self._shelve()
-            self._meet_all()
+            self._meet_all(now)
             self._take_all(now)
             self._assist_all(now)
             self._state.fleet.settle()
@@ -41,21 +41,24 @@ class Placement:
         for request in self._state.backlog.shelve_misfits(largest) if largest else []:
             self._state.note(request.request_id, "no_worker_can_hold_it", tokens=request.num_tokens, largest=largest)
 
-    def _meet_all(self) -> None:
+    def _meet_all(self, now: float) -> None:
         for request in self._state.backlog.newcomers():
-            self._policy.meet(self.view(), request)
+            self._policy.meet(self.view(now), request)
 
     def _take_all(self, now: float) -> None:
         """Whoever declined is asked again only when its figures or the front of the line have changed."""
         backlog, fleet, asked = self._state.backlog, self._state.fleet, 0
         while backlog.line_length and (view := self._next_free(asked)) is not None:
             fleet.news.discard(view.ref)
-            take = self._policy.take(self.view(), view)
-            if take is not None:
-                self._assign(fleet.views[take.worker or view.ref], take, now)
-                asked = 0
-            elif not self._make_room(view, now):
-                asked += 1
+            match self._policy.take(self.view(now), view):
+                case Take() as take:
+                    self._assign(fleet.views[take.worker or view.ref], take, now)
+                    asked = 0
+                case Assist() as assist:
+                    self._order(fleet.views[assist.worker or view.ref], assist, now)
+                    fleet.news.add(view.ref)
+                case None if not self._make_room(view, now):
+                    asked += 1
         self._front_asked = backlog.front
 
     def _next_free(self, asked: int) -> WorkerView | None:
@@ -71,7 +74,7 @@ class Placement:
         """The fastest low-end first; one that declines may stand before others that do not, a few of whom are asked too."""
         backlog, declined = self._state.backlog, 0
         while backlog.line_length and declined < MAX_DECLINED and (view := self._next_idle(declined)) is not None:
-            match self._policy.assist(self.view(), view):
+            match self._policy.assist(self.view(now), view):
                 case Assist() as assist:
                     self._order(view, assist, now)
                 case Take() as take:
@@ -85,7 +88,7 @@ class Placement:
         best = fleet.idle_assistants.at(declined)
         return fleet.views[best[-1]] if best is not None else None
 
-    def view(self) -> ClusterView:
+    def view(self, now: float) -> ClusterView:
         fleet = self._state.fleet
         helper = fleet.idle_assistants.at(0)
         return ClusterView(
@@ -97,6 +100,7 @@ class Placement:
             fleet.is_free_owner,
             None if helper is None else helper[-1],
             0 < fleet.full == len(fleet.roles.owners),
+            self._state.prompt_rate.per_s(now),
         )
 
     # -- an owner takes

@@ -162,7 +162,10 @@ class Reports:
         request = self._state.requests[held.request_id]
         if listed.offered > held.offered:
             self._state.remember_prefix(worker, request, listed.offered)
+        grew = held.grows
         held.offered, held.stopped = listed.offered, listed.stopped
+        if grew and not held.grows:
+            self._state.backlog.look_again(request)
         if request.stage is Stage.RUNNING and request.owner != held.worker and self._passed(request, held):
             self._moves.release(held, now)
 

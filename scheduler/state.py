@@ -11,6 +11,7 @@ from scheduler.liveness import Liveness
 from scheduler.outbox import Outbox
 from scheduler.output_lengths import OutputLengths
 from scheduler.prefixes import PrefixMemory
+from scheduler.prompt_rate import PromptRate
 from scheduler.requests import HeadStart, LiveRequest, Stage
 from scheduler.settings import SchedulerSettings
 from shared.messages import Control
@@ -43,6 +44,7 @@ class State:
         """When a running request that was told to end is moved to its end."""
         self.reread_at: dict[RequestId, float] = {}
         self.arrivals = 0
+        self.prompt_rate = PromptRate(now)
         self.takes = 0
         """Requests that were given to an owner."""
         self.roles_stale = False

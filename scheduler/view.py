@@ -225,3 +225,5 @@ class ClusterView(NamedTuple):
     """The first assistant that has room."""
     decode_bound: bool = False
     """Every owner is full: what waits, waits for their decodes to end and not for prefill."""
+    prompt_tokens_per_s: float = 0.0
+    """That arrive, lately."""

@@ -28,6 +28,8 @@ class Assist:
 
     request_id: RequestId
     limit: int
+    worker: WorkerRef | None = None
+    """An assistant with room, where an owner was asked."""
 
 
 class Policy(Protocol):
@@ -45,8 +47,11 @@ class Policy(Protocol):
         """Who owns and who assists; asked when a member comes, goes, or changes."""
         ...
 
-    def take(self, view: ClusterView, worker: WorkerView) -> Take | None:
-        """Asked of an owner that has token credit: the waiting request that it should take now. It must fit."""
+    def take(self, view: ClusterView, worker: WorkerView) -> Take | Assist | None:
+        """Asked of an owner that has token credit: the waiting request that it should take now. It must fit.
+
+        Or one that it leaves to an assistant first, and is asked again.
+        """
         ...
 
     def assist(self, view: ClusterView, worker: WorkerView) -> Assist | Take | None:

@@ -45,17 +45,22 @@ class Headstart:
         near = worker.speed >= self._settings.low_end_ratio * speed
         return worker.role == "high" or (near and (worker.role != "low" or not may_own))
 
-    def take(self, view: ClusterView, worker: WorkerView) -> Take | None:
+    def take(self, view: ClusterView, worker: WorkerView) -> Take | Assist | None:
         """The first in the line that this worker could ever hold, and nobody behind it: large prompts do not starve.
 
         But one whose head start grows this very moment is left to its low-end as long as one of the next is not: what a chunk that is
-        being computed has cost would be lost.
+        being computed has cost would be lost. Where low-ends go first, it is left to them until they have done their share.
         """
         growing: WaitingView | None = None
+        left = self._low_ends.go_first(view, worker)
         for looked, waiting in enumerate(view.waiting.first(self._settings.look_ahead)):
             if growing is not None and looked > self._settings.leave_growing:
                 break
             grows = _grows(view, waiting)
+            if left and grows and self._low_ends.lacks_share(waiting):
+                continue
+            if left and (first := self._low_ends.share_first(view, worker, waiting)) is not None:
+                return first
             if grows and growing is not None:
                 continue
             if fits(worker, waiting):

@@ -11,7 +11,7 @@ from scheduler.policies.base import Assist, Take
 from scheduler.scores import Role, Score, giver_of, itl_seconds, prefill_beside_decodes, score, useful_cut
 from scheduler.settings import SchedulerSettings
 from scheduler.view import ClusterView, Roles, WaitingView, WorkerView
-from shared.types import WorkerRef
+from shared.types import WorkerRef, whole_granules
 
 MAX_HOLDERS = 8
 """Workers that hold a prompt's beginning and are compared, the longest first."""
@@ -19,6 +19,8 @@ MARGIN = 2.0
 """A low-end must be so many times as soon: a longer answer than expected takes it longer than it would take an owner."""
 MAX_LOST = 3
 """Head starts of one request that may vanish. What makes them vanish, its log being gone for one, would do so at once again."""
+PRESSED = 0.5
+"""Share of the owners' time that the prompts which arrive would fill, from which low-ends go first."""
 MAX_WHOLE = 8
 """Waiting requests that one decision considers to serve whole."""
 
@@ -37,7 +39,7 @@ class LowEnds:
         self._look(view)
         if view.decode_bound and (take := self._whole(view, worker)) is not None:
             return take
-        return self._head_start(view, worker) or self._whole(view, worker)
+        return self._front(view, worker) or self._head_start(view, worker) or self._whole(view, worker)
 
     def _look(self, view: ClusterView) -> None:
         if view.roles is not self._roles:
@@ -48,6 +50,51 @@ class LowEnds:
     def _between_takes(self, view: ClusterView, waiting: WaitingView) -> float:
         """Seconds from one take to the next, by requests as long as the line's are on average."""
         return self._pace.seconds(view.waiting.mean_tokens, waiting.mean_output)
+
+    # -- low-ends first
+
+    def _pressed(self, view: ClusterView) -> bool:
+        return view.prompt_tokens_per_s * self._pace.prefill_s > PRESSED
+
+    def _at_once(self, view: ClusterView) -> int:
+        """Head starts that all low-ends compute at once."""
+        return self._settings.max_assists * len(view.roles.assistants)
+
+    def go_first(self, view: ClusterView, owner: WorkerView) -> bool:
+        """Whether this owner leaves prompts to low-ends until those have done their share, although it has room.
+
+        It does while so much arrives that it would fill more than half of its steps with prefill, and has decodes that are served sooner
+        meanwhile: a step without prefill takes a third of the time, and fewer decodes at once leave more room when a burst comes. Once
+        more wait than the low-ends compute and as many again, whom nobody computes is taken, and else who is farthest.
+        """
+        self._look(view)
+        return len(view.waiting) <= 2 * self._at_once(view) and owner.decodes > 0 and self._pressed(view)
+
+    def share_first(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> Assist | None:
+        """The head start that the fastest low-end with room gives a prompt before this owner takes it."""
+        helper = view.workers.get(view.helper) if view.helper else None
+        if helper is None or helper.fingerprint != owner.fingerprint or waiting.head_start is not None:
+            return None
+        return self._share_of(view, helper, waiting)
+
+    def _share_of(self, view: ClusterView, worker: WorkerView, waiting: WaitingView) -> Assist | None:
+        limit = assist_limit(worker, waiting.num_tokens, self._share(waiting))
+        return Assist(waiting.request_id, limit, worker.ref) if limit > 0 and self._wanted(view, worker, waiting, limit) else None
+
+    def lacks_share(self, waiting: WaitingView) -> bool:
+        """Its head start has not come so far yet."""
+        held = waiting.head_start
+        return held is not None and held.offered < whole_granules(min(waiting.num_tokens - 1, self._share(waiting)))
+
+    def _share(self, waiting: WaitingView) -> int:
+        return int(self._pace.share(waiting.num_tokens, waiting.mean_output))
+
+    def _front(self, view: ClusterView, worker: WorkerView) -> Assist | None:
+        """Under pressure the front of the line gets its share before others get all that there is time for."""
+        first = next(view.waiting.without_head_start(), None) if self._pressed(view) else None
+        if first is None or view.waiting.place(first.request_id) >= self._at_once(view):
+            return None
+        return self._share_of(view, worker, first)
 
     # -- head starts
 
@@ -136,8 +183,8 @@ class LowEnds:
                 yield waiting
 
     def _finish_there(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
-        """The line before it comes first."""
-        place = view.waiting.place(waiting.request_id)
+        """The line before it comes first, unless it is short because owners leave it to low-ends."""
+        place = 0 if self.go_first(view, owner) else view.waiting.place(waiting.request_id)
         return place * self._between(view, owner, waiting) + self._once_there(view, owner, waiting)
 
     def _once_there(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:

@@ -23,6 +23,7 @@ from shared.messages import Assign, Report
 from shared.server import free_port
 from shared.types import GRANULE_TOKENS, RequestId, SamplingParams, WorkerRef
 from tests.support.pool import Answer, Pool, save_word_tokenizer
+from tests.support.profiles import given_profile
 from tests.support.scrape import scrape
 from tests.support.tiny_models import CONTEXT, VOCABULARY, Reference, prompt_of, reference, save_tiny
 from tests.support.waiting import eventually
@@ -77,7 +78,7 @@ def fake(tmp_path: Path) -> Case:
 @pytest.fixture(params=["fake", "torch"])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     folder = checkpoint(tmp_path)
-    return Case(folder, FAKE) if request.param == "fake" else Case(folder, TORCH, reference(folder))
+    return Case(folder, FAKE) if request.param == "fake" else Case(folder, (*TORCH, *given_profile(folder)), reference(folder))
 
 
 def checkpoint(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from openai.types.responses import Response
 from tokenizers import Tokenizer
 
 from cli.system import System, SystemPlan, WorkerPlan
+from tests.support.profiles import given_profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("client")]
 
@@ -31,8 +32,8 @@ WORDS = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def url() -> AsyncIterator[str]:
-    worker = WorkerPlan("one", ("--kv-mib", "16", "--threads", "1"))
+async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    worker = WorkerPlan("one", ("--kv-mib", "16", "--threads", "1", *given_profile(tmp_path_factory.mktemp("profile"))))
     async with System(SystemPlan(DEMO, "demo", (worker,), pool="client")) as system:
         yield f"{system.urls[0]}/v1"
 

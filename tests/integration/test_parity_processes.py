@@ -12,6 +12,7 @@ from cli.system import System, SystemPlan, WorkerPlan
 from scheduler.settings import SchedulerSettings
 from shared.types import GRANULE_TOKENS
 from tests.support.pool import Pool, save_word_tokenizer
+from tests.support.profiles import given_profile
 from tests.support.tiny_models import VOCABULARY, WINDOW, Reference, prompt_of, reference, save_tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("parity")]
@@ -41,7 +42,7 @@ def plan_of(folder: Path) -> SystemPlan:
 
     Nothing is cached: every cut must cross the wire, also where a prompt begins like an earlier one.
     """
-    common = ("--kv-mib", "8", "--threads", "1", "--no-prefix-cache")
+    common = ("--kv-mib", "8", "--threads", "1", "--no-prefix-cache", *given_profile(folder))
     low = WorkerPlan("low", ("--slowdown", "4", "--role", "low", "--block-tokens", "32", "--token-budget", "96", *common))
     high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "64", *common))
     return SystemPlan(folder, "tiny", (low, high), ports=(), schedulers=0)

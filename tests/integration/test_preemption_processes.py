@@ -12,6 +12,7 @@ from cli.system import System, SystemPlan, WorkerPlan
 from scheduler.settings import SchedulerSettings
 from shared.types import GRANULE_TOKENS, SamplingParams
 from tests.support.pool import Answer, Pool, save_word_tokenizer
+from tests.support.profiles import given_profile
 from tests.support.tiny_models import LLAMA_LIKE, VOCABULARY, Reference, prompt_of, reference, save_tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("preemption")]
@@ -27,11 +28,11 @@ LENGTHS = tuple(GRANULE_TOKENS + 1 + at * 7 % 40 for at in range(REQUESTS))
 
 def plan_of(folder: Path) -> SystemPlan:
     """The low-end gives many head starts at once: the owner never waits for work."""
+    common = ("--threads", "1", *given_profile(folder))
     low = WorkerPlan(
-        "low",
-        ("--slowdown", "2", "--role", "low", "--block-tokens", "32", "--max-assists", str(AT_ONCE), "--kv-mib", "8", "--threads", "1"),
+        "low", ("--slowdown", "2", "--role", "low", "--block-tokens", "32", "--max-assists", str(AT_ONCE), "--kv-mib", "8", *common)
     )
-    high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "512", "--kv-mib", "1", "--threads", "1"))
+    high = WorkerPlan("high", ("--block-tokens", "16", "--token-budget", "512", "--kv-mib", "1", *common))
     return SystemPlan(folder, "tiny", (low, high), ports=(), schedulers=0)
 
 

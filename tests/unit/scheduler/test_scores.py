@@ -12,7 +12,7 @@ from scheduler.core import Leadership
 from scheduler.cost_model import assist_limit, can_hold, fits, pull_seconds
 from scheduler.events import Place
 from scheduler.scores import Role, score, useful_cut
-from scheduler.view import Amount, ClusterView, Roles, WorkerView
+from scheduler.view import Amount, ClusterView, Roles, WaitingView, WorkerView
 from shared.messages import Assign, AssistOrder
 from shared.profile import PeerLink, Profile
 from shared.types import GRANULE_TOKENS, AssistId, RequestId
@@ -115,7 +115,7 @@ def played(profiles: list[Profile], steps: list[tuple[Any, ...]], **settings: ob
         leadership = d.core._leadership
         assert leadership is not None
         promises_are_kept(leadership)
-        work_is_conserved(leadership)
+        work_is_conserved(leadership, d.now)
         assert all(order.limit % GRANULE_TOKENS == 0 for order in jobs(commands, AssistOrder))
     return d
 
@@ -126,13 +126,21 @@ def promises_are_kept(leadership: Leadership) -> None:
         assert worker.promised.sequences <= worker.credit.sequences or not worker.promises
 
 
-def work_is_conserved(leadership: Leadership) -> None:
-    """No free owner has room for the first request that it could hold; no low-end has room for a head start that is worth its transfer."""
-    view = leadership.placement.view()
+def grows(waiting: WaitingView) -> bool:
+    return waiting.head_start is not None and waiting.head_start.offered < waiting.head_start.limit
+
+
+def work_is_conserved(leadership: Leadership, now: float) -> None:
+    """No free owner has room for the first request that it could hold; no low-end has room for a head start that is worth its transfer.
+
+    But an owner that decodes may leave a prompt to the low-end that computes it.
+    """
+    view = leadership.placement.view(now)
     policy: Any = leadership.placement._policy
     for key in leadership.state.fleet.free_owners:
         worker = view.workers[key[-1]]
-        first = next((one for one in view.waiting.first(64) if can_hold(worker, one.num_tokens)), None)
+        line = [one for one in view.waiting.first(64) if not (worker.decodes and grows(one))]
+        first = next((one for one in line if can_hold(worker, one.num_tokens)), None)
         assert first is None or not fits(worker, first), f"{worker.ref} is free, and {first} waits"
     for idle in leadership.state.fleet.idle_assistants:
         assert policy.assist(view, view.workers[idle[-1]]) is None, f"{idle[-1]} idles"
