@@ -62,7 +62,7 @@ class LowEnds:
         if view.decode_bound or first is None:
             return view.decode_bound
         some = [view.workers[ref] for ref in self._some if ref in view.workers]
-        return bool(some) and all(owner.owned and owner.free.blocks < assign_blocks(owner, first) for owner in some)
+        return bool(some) and all(owner.owned + owner.decodes > 0 and owner.free.blocks < assign_blocks(owner, first) for owner in some)
 
     def _between_takes(self, view: ClusterView, waiting: WaitingView) -> float:
         """Seconds from one take to the next, by requests as long as the line's are on average."""

@@ -272,6 +272,7 @@ def test_15_pulls_that_bring_nothing_are_said_so_once(good: int, caplog: pytest.
 
 
 def test_16_what_went_wrong_with_a_transfer_is_told_with_its_figures() -> None:
+    """And counted: `test_known_failures_counted.py`."""
     (world, *_) = play((Step.TRANSFER, Fault.CORRUPTED), occurrences=(1, 2, 3))
     pulled = [line.thing for line in world.trace if line.what.endswith(": pulled") and isinstance(line.thing, dict)]
     assert any(data["error"] and data["good_tokens"] < data["tokens"] for data in pulled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.events import Joined, Place, SchedulerCommand, TellStory
+from scheduler.events import Joined, SchedulerCommand, TellStory
 from shared.messages import Assign, AssistOrder
 from shared.profile import Profile
 from tests.unit.scheduler.support import FAST, SLOW, Driver, info, jobs, of, owned
@@ -71,19 +71,6 @@ def test_when_the_owners_are_full_low_ends_decode() -> None:
     considered = story.data["considered"]
     assert isinstance(considered, list)
     assert [row["role"] for row in considered] == ["whole"]
-
-
-def test_owners_without_memory_for_the_request_in_front_are_full_too() -> None:
-    """They have places, and room for smaller requests: but nobody overtakes the first one, and so all wait for decodes to end."""
-    d = Driver()
-    d.join("fast", FAST)
-    d.join("slow", SLOW)
-    d.report("fast", *(owned(f"d{at}", num_tokens=1001, num_computed=1000) for at in range(3)), tokens=400, blocks=70)
-    for number in range(60):
-        d.known(f"w{number}", n=1000, max_tokens=200)
-    placed = of(d.report("slow", tokens=512), Place)
-    assert isinstance(placed[0].job, Assign), "a whole request comes before head starts"
-    assert placed[0].job.request_id != "w0", "the owner is there sooner for the first"
 
 
 def priced(target_s: float) -> Driver:
