@@ -122,7 +122,7 @@ def test_04_a_producer_that_cannot_send_tells_its_consumer() -> None:
 
 def test_05_one_transient_failure_does_not_poison_a_pair() -> None:
     """A lost transfer, and a later one between the same two workers that brings what it should."""
-    assert any(map(recovers, play((Step.TRANSFER, Fault.LOST), occurrences=(1,), enough=6)))
+    assert any(map(recovers, play((Step.TRANSFER, Fault.LOST), occurrences=(1,), scenario=replace(PULLS, requests=10), enough=6)))
 
 
 def recovers(world: World) -> bool:
