@@ -44,7 +44,7 @@ test-fault: $(STAMP)
 	$(BIN)/python -m pytest tests/fault
 	$(BIN)/python -m scheduler.simulation --seeds 2000 12000
 	$(BIN)/python -m scheduler.simulation.mutations
-	$(BIN)/python -m tests.machine --seconds 300 --every 6
+	$(BIN)/python -m tests.machine --seconds 300 --every 5
 	$(BIN)/python -m tests.machine --seconds 60 --every 6 --default-mode
 	$(BIN)/python -m tests.machine --seconds 90 --every 9 --clients 6 --model examples/demo_model/weights
 

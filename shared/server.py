@@ -100,6 +100,11 @@ class EmbeddedServer:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def ended(self) -> bool:
+        """It was started, and its process has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def __enter__(self) -> Self:
         return self.start()
 

@@ -36,6 +36,7 @@ def main() -> None:
             tuple(filter(None, PROMPTS_FILE.read_text().splitlines()))[:12] if arguments.model else (),
             needed_kills(arguments),
             not arguments.default_mode,
+            tuple(arguments.targets),
         )
         model = arguments.model or word_model(directory / "model")
         result = asyncio.run(run(plan, model, directory / "data"))
@@ -50,6 +51,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=6.0, help="seconds between blows")
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--model", type=Path, help="a real model in float32, its texts compared; by default the engine without one")
+    parser.add_argument("--targets", nargs="+", default=(), help="strike these alone: server, network, gateway-1, ...; all by default")
     parser.add_argument("--default-mode", action="store_true", help="the server's default durability instead of the durable mode")
     parser.add_argument(
         "--need-kills", type=int, help="fewer are a failure; by default 5 with a model, 30 in a run of 300 s or more, else none are needed"
@@ -78,6 +80,8 @@ def report(result: Result, arguments: argparse.Namespace) -> None:
     print(f"\nseed {arguments.seed}, {arguments.seconds:.0f} s, {mode}, {sum(tally.asked.values())} requests, {kills.total()} kills")
     print("kills      " + _counts(kills) + ("" if result.enough_kills else f": at least {result.plan.need_kills} were wanted"))
     print("blows      " + _counts(cluster.blows))
+    for line in dict.fromkeys(cluster.skipped):
+        print(f"SKIPPED    {line}")
     print("struck     " + _counts(cluster.struck))
     print("asked      " + _counts(tally.asked))
     print("ended      " + _counts(tally.phases))

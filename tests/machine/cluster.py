@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,12 +19,16 @@ from shared.child import Child
 from shared.redis_fabric import RedisFabric
 from shared.server import EmbeddedServer
 from shared.types import PoolId
-from tests.machine.plan import SERVER, Blow, Fault
+from tests.machine.disk import SmallDisk
+from tests.machine.plan import NETWORK, SERVER, Blow, Fault
+from tests.machine.road import RoadProcess
 
 FAKE = ("--engine", "fake", "--kv-mib", "8", "--staging-mib", "32", "--fake-kv-bytes", "4096", "--drain-s", "3")
 TORCH = ("--kv-mib", "64", "--staging-mib", "32", "--threads", "1", "--drain-s", "3")
 MODEL_NAME = "under-attack"
 LIVENESS_S = 2.0
+LATE_S = 0.15
+HALF = 0.5
 
 
 @dataclass(slots=True)
@@ -48,12 +53,28 @@ class Cluster:
     kills: Counter[str] = field(default_factory=Counter)
     """By role."""
     deaths: list[Death] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    """Blows that this machine does not allow, and why."""
     _hit: set[str] = field(default_factory=set)
     _watchers: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
+        self.disk = SmallDisk(self.directory)
+        self.disk.mount()
         self.server = EmbeddedServer(directory=self.directory, loopback=True, durable=self.durable)
-        await asyncio.to_thread(self.server.start)
+        self._stack = AsyncExitStack()
+        self._stack.callback(self.disk.unmount)
+        self._stack.callback(self.server.stop)
+        try:
+            await asyncio.to_thread(self.server.start)
+            self.road = await self._stack.enter_async_context(RoadProcess.to("127.0.0.1", self.server.port))
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _start(self) -> None:
         common = TORCH if self.torch else FAKE
         slow = ("1", "3") if self.torch else ("4", "12")
         workers = [
@@ -67,31 +88,25 @@ class Cluster:
                 self.model,
                 MODEL_NAME,
                 tuple(workers),
-                self.server.url,
+                self.server.url.replace(f":{self.server.port}/", f":{self.road.port}/"),
                 ports=(0, 0),
                 schedulers=2,
                 scheduler_options=scheduling,
                 echo=False,
             )
         )
-        try:
-            await self.system.__aenter__()
-        except BaseException:
-            await asyncio.to_thread(self.server.stop)
-            raise
+        await self._stack.enter_async_context(self.system)
         self._watchers = [asyncio.create_task(self._watch(child)) for child in self.system.children]
-        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
-        await self.system.__aexit__()
-        await asyncio.to_thread(self.server.stop)
+        await self._stack.aclose()
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return (SERVER, *(child.name for child in self.system.children))
+        return (SERVER, NETWORK, *(child.name for child in self.system.children))
 
     async def fabric(self) -> RedisFabric:
         return await RedisFabric.connect(self.server.url, PoolId(self.system.plan.pool))
@@ -108,7 +123,10 @@ class Cluster:
         if fault.blow is Blow.KILL:
             self.kills[fault.target.partition("-")[0]] += 1
         if fault.target == SERVER:
-            await self._strike_server(fault.seconds)
+            await (self._fill_disk(fault.seconds) if fault.blow is Blow.FILL else self._strike_server(fault.seconds))
+            return
+        if fault.target == NETWORK:
+            await self._strike_network(fault)
             return
         child = next(child for child in self.system.children if child.name == fault.target)
         self._hit.add(child.name)
@@ -124,6 +142,30 @@ class Cluster:
         await asyncio.sleep(away_s)
         await asyncio.to_thread(self.server.stop)
         await asyncio.to_thread(self.server.start)
+
+    async def _fill_disk(self, seconds: float) -> None:
+        """A server that must write at once ends when it cannot; one that writes each second refuses writes until it can."""
+        if self.disk.why_not:
+            self.skipped.append(f"no disk was filled: {self.disk.why_not}")
+            return
+        await asyncio.to_thread(self.disk.fill)
+        await asyncio.sleep(seconds)
+        self.disk.clear()
+        if self.server.ended:
+            await asyncio.to_thread(self.server.stop)
+            await asyncio.to_thread(self.server.start)
+
+    async def _strike_network(self, fault: Fault) -> None:
+        match fault.blow:
+            case Blow.CUT:
+                await self.road.tell("cut", 1.0, fault.seconds)
+            case Blow.CUT_SOME:
+                await self.road.tell("cut", HALF, fault.seconds)
+            case Blow.HOLD:
+                await self.road.tell("hold", fault.seconds)
+            case _:
+                await self.road.tell("late", LATE_S, fault.seconds)
+        await asyncio.sleep(fault.seconds)
 
     async def _watch(self, child: Child) -> None:
         """Whoever dies by itself is written down, and lives again."""

@@ -15,13 +15,29 @@ class Blow(StrEnum):
     """SIGSTOP for longer than anybody is believed to live, then SIGCONT."""
     LEAVE = "leave"
     """SIGTERM: it drains, then a new life."""
+    CUT = "cut"
+    """Every connection to the server breaks, and none comes about for as long as it lasts."""
+    CUT_SOME = "cut some"
+    """Half of them break."""
+    HOLD = "hold"
+    """Nothing passes, and nobody is told."""
+    LATE = "late"
+    """Everything to and from the server takes 0.15 s longer, each way."""
+    FILL = "fill"
+    """The disk of the server's append-only file is full for a while; a server that ends of it lives again."""
 
 
-SERVER = "server"
+SERVER, NETWORK = "server", "network"
+NETWORK_BLOWS = (Blow.CUT, Blow.CUT_SOME, Blow.HOLD, Blow.LATE)
+NETWORK_S = (1.0, 10.0)
+FULL_S = (1.0, 3.0)
+FULL_SHARE = 0.25
+"""Of the blows at the server."""
 HEAL_S = 9.0
 """Between two blows at one process: it should live a little in between."""
 STALL_S = (4.0, 7.0)
 AWAY_S = (0.0, 1.5)
+LASTS_S = {Blow.STALL: STALL_S, Blow.FILL: FULL_S, **dict.fromkeys(NETWORK_BLOWS, NETWORK_S)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +50,7 @@ class Fault:
 
 
 def draw_faults(seed: int, targets: Sequence[str], seconds: float, every_s: float) -> tuple[Fault, ...]:
-    """One blow every `every_s`, each target as often as any other, three kills for each other blow; the server is killed only."""
+    """One blow every `every_s`, each target as often as any other; at the server and at processes three kills for each other blow."""
     random, faults = Random(seed), list[Fault]()
     ready_at = dict.fromkeys(targets, 0.0)
     turns: list[str] = []
@@ -44,9 +60,17 @@ def draw_faults(seed: int, targets: Sequence[str], seconds: float, every_s: floa
         target = next((name for name in turns if ready_at[name] <= at_s), None)
         if target is not None:
             turns.remove(target)
-            blow = Blow.KILL if target == SERVER or random.random() < 0.75 else random.choice([Blow.STALL, Blow.LEAVE])
-            wait_s = random.uniform(*(STALL_S if blow is Blow.STALL else AWAY_S))
+            blow = _blow_at(target, random)
+            wait_s = random.uniform(*LASTS_S.get(blow, AWAY_S))
             faults.append(Fault(at_s, blow, target, wait_s))
             ready_at[target] = at_s + wait_s + HEAL_S
         at_s += every_s
     return tuple(faults)
+
+
+def _blow_at(target: str, random: Random) -> Blow:
+    if target == NETWORK:
+        return random.choice(NETWORK_BLOWS)
+    if random.random() < 1 - FULL_SHARE:
+        return Blow.KILL
+    return Blow.FILL if target == SERVER else random.choice([Blow.STALL, Blow.LEAVE])

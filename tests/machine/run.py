@@ -39,6 +39,8 @@ class Plan:
     need_kills: int = 0
     """A run with fewer has tried too little to have shown anything."""
     durable: bool = True
+    targets: tuple[str, ...] = ()
+    """Who is struck; empty: everybody."""
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ async def _attack(plan: Plan, cluster: Cluster, clients: Clients, result: Result
     sampling = asyncio.create_task(_sample(result, began))
     probing = asyncio.create_task(result.probe.run(cluster.server.url))
     blows: list[asyncio.Task[Any]] = []
-    for fault in draw_faults(plan.seed, cluster.targets, plan.seconds, plan.every_s):
+    for fault in draw_faults(plan.seed, plan.targets or cluster.targets, plan.seconds, plan.every_s):
         await asyncio.sleep(max(0.0, began + fault.at_s - time.monotonic()))
         tally = result.tally
         console.print(

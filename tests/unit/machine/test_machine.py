@@ -15,14 +15,14 @@ from tests.machine.clients import Tally
 from tests.machine.cluster import Cluster
 from tests.machine.door import Door, Twice, Wrong
 from tests.machine.oracle import MODEL, Oracle
-from tests.machine.plan import HEAL_S, SERVER, Blow, draw_faults
+from tests.machine.plan import HEAL_S, NETWORK, NETWORK_BLOWS, SERVER, Blow, draw_faults
 from tests.machine.probe import Probe
 from tests.machine.run import Plan, Result
 from tests.machine.wear import Wear
 from tests.support.model_fabric import ModelFabric
 from workers.fake_engine import reference_tokens
 
-TARGETS = (SERVER, "gateway-1", "gateway-2", "scheduler-1", "scheduler-2", "high-1", "high-2", "low-1", "low-2")
+TARGETS = (SERVER, NETWORK, "gateway-1", "gateway-2", "scheduler-1", "scheduler-2", "high-1", "high-2", "low-1", "low-2")
 ID = RequestId("a")
 PROMPT = (5, 6, 7)
 SAMPLING = SamplingParams(8, temperature=0.0, ignore_eos=True)
@@ -81,11 +81,13 @@ async def test_a_models_answer_is_what_it_was_before() -> None:
 
 
 def test_a_seed_strikes_everybody_and_the_same_way_each_time() -> None:
-    faults = draw_faults(3, TARGETS, 300.0, 6.0)
-    assert faults == draw_faults(3, TARGETS, 300.0, 6.0) != draw_faults(4, TARGETS, 300.0, 6.0)
+    faults = draw_faults(3, TARGETS, 300.0, 5.0)
+    assert faults == draw_faults(3, TARGETS, 300.0, 5.0) != draw_faults(4, TARGETS, 300.0, 5.0)
     assert {fault.target for fault in faults} == set(TARGETS)
     assert sum(fault.blow is Blow.KILL for fault in faults) >= 30
-    assert all(fault.blow is Blow.KILL for fault in faults if fault.target == SERVER)
+    assert {fault.blow for fault in draw_faults(3, TARGETS, 3000.0, 5.0)} == set(Blow)
+    assert {fault.blow for fault in faults if fault.target == SERVER} <= {Blow.KILL, Blow.FILL}
+    assert {fault.blow for fault in faults if fault.target == NETWORK} <= set(NETWORK_BLOWS)
 
 
 def test_nobody_is_struck_before_it_has_healed() -> None:
