@@ -16,7 +16,7 @@ from itertools import count, islice
 from scheduler.simulation import planted, planted_more
 from scheduler.simulation.build import Parts
 from scheduler.simulation.run import run_seed, run_seeds
-from scheduler.simulation.steps import POINTS, Step
+from scheduler.simulation.steps import POINTS, Fault, Step
 
 BOUND = 150
 """Schedules within which each bug is found."""
@@ -30,6 +30,10 @@ class Mutation:
     parts: type[Parts]
     steps: tuple[Step, ...]
     complaint: str
+    faults: tuple[Fault, ...] = ()
+    """Of those that strike there; empty: any."""
+    patience: int = 1
+    """So many times the bound: what does harm rarely takes longer to be seen."""
 
     @property
     def name(self) -> str:
@@ -48,13 +52,16 @@ class Finding:
     """The real protocol passes that seed."""
 
 
-def seeds_aimed_at(steps: tuple[Step, ...]) -> Iterator[int]:
+def seeds_aimed_at(steps: tuple[Step, ...], faults: tuple[Fault, ...] = ()) -> Iterator[int]:
     """In order, without end."""
-    return (seed for seed in count() if POINTS[seed % len(POINTS)][0] in steps)
+    aimed = [step in steps and (not faults or fault in faults) for step, fault in POINTS]
+    return (seed for seed in count() if aimed[seed % len(POINTS)])
 
 
 def hunt(mutation: Mutation, bound: int = BOUND) -> Finding:
-    tally = run_seeds(islice(seeds_aimed_at(mutation.steps), bound), mutation.parts(), stop_at_first=True)
+    tally = run_seeds(
+        islice(seeds_aimed_at(mutation.steps, mutation.faults), bound * mutation.patience), mutation.parts(), stop_at_first=True
+    )
     if not tally.failures:
         return Finding(mutation, tally.schedules, None, "", sound=True)
     failure = tally.failures[0]
@@ -77,7 +84,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("token shown before it is logged", planted.ShownBeforeLogged, (Step.WRITE_APPEND,), "was shown"),
     Mutation("no digest check", planted_more.NoDigestCheck, (Step.TRANSFER,), "wrong tokens|wrong logprobs"),
     Mutation("bad range not recomputed", planted_more.BadRangeNotRecomputed, (Step.TRANSFER,), "wrong tokens|wrong logprobs"),
-    Mutation("blocks reused while in flight", planted.NoStaging, (Step.TRANSFER,), "wrong tokens|wrong logprobs"),
+    Mutation("blocks reused while in flight", planted.NoStaging, (Step.TRANSFER,), "wrong tokens|wrong logprobs", (Fault.LATE_WRITE,), 4),
     Mutation(
         "stale offer accepted", planted_more.StaleOffer, (Step.MESSAGE_PULL, Step.TRANSFER), "wrong tokens|wrong logprobs|staging memory"
     ),

@@ -22,6 +22,7 @@ from shared.types import PoolId
 from tests.machine.disk import SmallDisk
 from tests.machine.plan import NETWORK, SERVER, Blow, Fault
 from tests.machine.road import RoadProcess
+from tests.machine.wall_clock import WallClock
 
 FAKE = ("--engine", "fake", "--kv-mib", "8", "--staging-mib", "32", "--fake-kv-bytes", "4096", "--drain-s", "3")
 TORCH = ("--kv-mib", "64", "--staging-mib", "32", "--threads", "1", "--drain-s", "3")
@@ -29,6 +30,7 @@ MODEL_NAME = "under-attack"
 LIVENESS_S = 2.0
 LATE_S = 0.15
 HALF = 0.5
+HOUR_S = 3600
 
 
 @dataclass(slots=True)
@@ -61,7 +63,8 @@ class Cluster:
     async def __aenter__(self) -> Self:
         self.disk = SmallDisk(self.directory)
         self.disk.mount()
-        self.server = EmbeddedServer(directory=self.directory, loopback=True, durable=self.durable)
+        self.clock = WallClock(self.directory.parent)
+        self.server = EmbeddedServer(directory=self.directory, loopback=True, durable=self.durable, executable=self.clock.executable)
         self._stack = AsyncExitStack()
         self._stack.callback(self.disk.unmount)
         self._stack.callback(self.server.stop)
@@ -123,7 +126,7 @@ class Cluster:
         if fault.blow is Blow.KILL:
             self.kills[fault.target.partition("-")[0]] += 1
         if fault.target == SERVER:
-            await (self._fill_disk(fault.seconds) if fault.blow is Blow.FILL else self._strike_server(fault.seconds))
+            await self._strike_server(fault)
             return
         if fault.target == NETWORK:
             await self._strike_network(fault)
@@ -135,7 +138,24 @@ class Cluster:
         finally:
             self._hit.discard(child.name)
 
-    async def _strike_server(self, away_s: float) -> None:
+    async def _strike_server(self, fault: Fault) -> None:
+        match fault.blow:
+            case Blow.FILL:
+                await self._fill_disk(fault.seconds)
+            case Blow.FORWARD | Blow.BACK:
+                await self._set_clock(HOUR_S if fault.blow is Blow.FORWARD else -HOUR_S, fault.seconds)
+            case _:
+                await self._kill_server(fault.seconds)
+
+    async def _set_clock(self, ahead_s: int, seconds: float) -> None:
+        if self.clock.why_not:
+            self.skipped.append(f"no clock jumped: {self.clock.why_not}")
+            return
+        self.clock.set(ahead_s)
+        await asyncio.sleep(seconds)
+        self.clock.set(0)
+
+    async def _kill_server(self, away_s: float) -> None:
         pid = self.server.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)

@@ -26,18 +26,24 @@ class Blow(StrEnum):
     FILL = "fill"
     """The disk of the server's append-only file is full for a while; a server that ends of it lives again."""
 
+    FORWARD = "clock forward"
+    """The server's wall clock jumps ahead by an hour, and back again later."""
+    BACK = "clock back"
+
 
 SERVER, NETWORK = "server", "network"
+SERVER_BLOWS = (Blow.FILL, Blow.FORWARD, Blow.BACK)
+"""Beside SIGKILL."""
 NETWORK_BLOWS = (Blow.CUT, Blow.CUT_SOME, Blow.HOLD, Blow.LATE)
 NETWORK_S = (1.0, 10.0)
 FULL_S = (1.0, 3.0)
-FULL_SHARE = 0.25
-"""Of the blows at the server."""
+KILL_SHARE = 0.75
+JUMP_S = (2.0, 10.0)
 HEAL_S = 9.0
 """Between two blows at one process: it should live a little in between."""
 STALL_S = (4.0, 7.0)
 AWAY_S = (0.0, 1.5)
-LASTS_S = {Blow.STALL: STALL_S, Blow.FILL: FULL_S, **dict.fromkeys(NETWORK_BLOWS, NETWORK_S)}
+LASTS_S = {Blow.STALL: STALL_S, Blow.FILL: FULL_S, Blow.FORWARD: JUMP_S, Blow.BACK: JUMP_S, **dict.fromkeys(NETWORK_BLOWS, NETWORK_S)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,6 @@ def draw_faults(seed: int, targets: Sequence[str], seconds: float, every_s: floa
 def _blow_at(target: str, random: Random) -> Blow:
     if target == NETWORK:
         return random.choice(NETWORK_BLOWS)
-    if random.random() < 1 - FULL_SHARE:
+    if random.random() < KILL_SHARE:
         return Blow.KILL
-    return Blow.FILL if target == SERVER else random.choice([Blow.STALL, Blow.LEAVE])
+    return random.choice(SERVER_BLOWS if target == SERVER else (Blow.STALL, Blow.LEAVE))

@@ -14,6 +14,8 @@ from redis.retry import Retry
 
 KEY = "machine:probe"
 PAUSE_S = 0.005
+EXPIRY_S = 86_400
+"""Beyond every jump of the clock."""
 KEPT = 10_000
 """Acknowledged writes whose time is remembered: far more than a server can lose."""
 
@@ -46,7 +48,7 @@ class Probe:
     async def _write(self, client: Redis) -> None:
         number = self.written + 1
         try:
-            await client.set(KEY, number, ex=3600)
+            await client.set(KEY, number, ex=EXPIRY_S)
         except (RedisError, OSError):
             await self._look(client)
             return
