@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from scheduler.cost_model import assign_blocks, assist_limit, fits, prefill_seconds, pull_seconds
+from scheduler.cost_model import assist_limit, fits, prefill_seconds, pull_seconds
 from scheduler.pace import Pace
 from scheduler.policies.base import Assist, Take
 from scheduler.scores import Role, Score, giver_of, itl_seconds, prefill_beside_decodes, score, useful_cut
@@ -17,17 +17,10 @@ MAX_HOLDERS = 8
 """Workers that hold a prompt's beginning and are compared, the longest first."""
 MARGIN = 2.0
 """A low-end must be so many times as soon: a longer answer than expected takes it longer than it would take an owner."""
-MARGIN_BOUND = 1.3
-"""The same where owners lack memory: room for decodes is what the low-end has, and head starts save none.
-
-With 1.0 a flood on A100-40G + A30 ends 5 % later: the last answers are the low-end's.
-"""
 MAX_LOST = 3
 """Head starts of one request that may vanish. What makes them vanish, its log being gone for one, would do so at once again."""
 PRESSED = 0.5
 """Share of the owners' time that the prompts which arrive would fill, from which low-ends go first."""
-MAX_OWNERS = 8
-"""Owners that are asked whether they have memory for the request in front."""
 MAX_WHOLE = 8
 """Waiting requests that one decision considers to serve whole."""
 
@@ -39,30 +32,20 @@ class LowEnds:
         self._settings = settings
         self._roles: Roles | None = None
         self._pace = Pace(0.0, 0.0, 0.0, 0.0)
-        self._some: list[WorkerRef] = []
         self._fastest: dict[bytes, WorkerRef] = {}
 
     def decide(self, view: ClusterView, worker: WorkerView) -> Assist | Take | None:
         """Where decodes are what the owners lack room for, more prefill helps nobody: then whole requests come first."""
         self._look(view)
-        if self._decode_bound(view):
-            return self._whole(view, worker, MARGIN_BOUND) or self._head_start(view, worker)
-        return self._front(view, worker) or self._head_start(view, worker) or self._whole(view, worker, MARGIN)
+        if view.decode_bound and (take := self._whole(view, worker)) is not None:
+            return take
+        return self._front(view, worker) or self._head_start(view, worker) or self._whole(view, worker)
 
     def _look(self, view: ClusterView) -> None:
         if view.roles is not self._roles:
             owners = [view.workers[ref] for ref in sorted(view.roles.owners) if ref in view.workers]
             self._roles, self._pace = view.roles, Pace.of(view)
-            self._some = [owner.ref for owner in owners[:MAX_OWNERS]]
             self._fastest = {owner.fingerprint: owner.ref for owner in sorted(owners, key=lambda owner: owner.speed)}
-
-    def _decode_bound(self, view: ClusterView) -> bool:
-        """Every owner is full, or those that are looked at lack memory for the request in front, before which nobody is taken."""
-        first = next(view.waiting.first(1), None)
-        if view.decode_bound or first is None:
-            return view.decode_bound
-        some = [view.workers[ref] for ref in self._some if ref in view.workers]
-        return bool(some) and all(owner.owned + owner.decodes > 0 and owner.free.blocks < assign_blocks(owner, first) for owner in some)
 
     def _between_takes(self, view: ClusterView, waiting: WaitingView) -> float:
         """Seconds from one take to the next, by requests as long as the line's are on average."""
@@ -85,8 +68,7 @@ class LowEnds:
         more wait than the low-ends compute and as many again, whom nobody computes is taken, and else who is farthest.
         """
         self._look(view)
-        few = len(view.waiting) <= 2 * self._at_once(view)
-        return few and owner.decodes > 0 and self._pressed(view) and not self._decode_bound(view)
+        return len(view.waiting) <= 2 * self._at_once(view) and owner.decodes > 0 and self._pressed(view)
 
     def share_first(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> Assist | None:
         """The head start that the fastest low-end with room gives a prompt before this owner takes it."""
@@ -165,15 +147,15 @@ class LowEnds:
 
     # -- whole requests
 
-    def _whole(self, view: ClusterView, worker: WorkerView, margin: float) -> Take | None:
-        """The first request that this worker would finish `margin` times as soon as the owners, who have others before it."""
+    def _whole(self, view: ClusterView, worker: WorkerView) -> Take | None:
+        """The first request that this worker would finish much sooner than the owners, who have others before it."""
         owner = self._owner(view)
         if owner is None:
             return None
-        for waiting in self._candidates(view, worker, owner, margin):
+        for waiting in self._candidates(view, worker, owner):
             cut = useful_cut(view, worker, waiting)
             here = self._score(view, worker, waiting, cut)
-            if here.in_time and margin * here.finish_s < self._finish_there(view, owner, waiting):
+            if here.in_time and MARGIN * here.finish_s < self._finish_there(view, owner, waiting):
                 return Take(waiting.request_id, cut)
         return None
 
@@ -188,13 +170,13 @@ class LowEnds:
             return Take(waiting.request_id, cut, worker.ref)
         return None
 
-    def _candidates(self, view: ClusterView, worker: WorkerView, owner: WorkerView, margin: float) -> Iterator[WaitingView]:
+    def _candidates(self, view: ClusterView, worker: WorkerView, owner: WorkerView) -> Iterator[WaitingView]:
         """Those whose beginning it holds itself, then the line from where the owners are too far away to come first."""
         own = (view.waiting.get(request_id) for request_id in worker.head_starts[:MAX_WHOLE])
         typical = next(view.waiting.first(1), None)
         if typical is None:
             return
-        late = margin * self._score(view, worker, typical, 0).finish_s - self._once_there(view, owner, typical)
+        late = MARGIN * self._score(view, worker, typical, 0).finish_s - self._once_there(view, owner, typical)
         skip = max(0, int(late / self._between(view, owner, typical)))
         for waiting in (*own, *islice(view.waiting.first(skip + MAX_WHOLE, skip), MAX_WHOLE)):
             if waiting is not None and fits(worker, waiting):
@@ -213,7 +195,7 @@ class LowEnds:
     def _between(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
         """As `_between_takes`; where memory is what lacks, a take waits for a decode to end."""
         between = self._between_takes(view, waiting)
-        if not self._decode_bound(view):
+        if not view.decode_bound:
             return between
         return max(
             between,

@@ -31,9 +31,9 @@ def pressed(arrived: int = PRESSING) -> Driver:
     return d
 
 
-def decode(d: Driver, *, tokens: int = 504, blocks: int = 500) -> list[SchedulerCommand]:
+def decode(d: Driver, *, tokens: int = 504) -> list[SchedulerCommand]:
     """What the owner runs is its own and old: the audit is not what is tested here."""
-    return d.report("fast", *DECODES, tokens=tokens, blocks=blocks)
+    return d.report("fast", *DECODES, tokens=tokens)
 
 
 def test_a_prompt_is_left_to_the_low_end_until_it_has_its_share_and_taken_then_though_the_owner_says_nothing() -> None:
@@ -72,13 +72,10 @@ def test_who_finds_no_low_end_with_room_is_taken() -> None:
     assert [job.request_id for answer in commands for job in jobs(answer, Assign)] == ["a2"]
 
 
-@pytest.mark.parametrize(
-    ("waiting", "blocks", "first"), [(4, 500, True), (5, 500, False), (4, 80, False)], ids=["few", "many", "no memory"]
-)
-def test_neither_in_a_longer_line_nor_where_owners_lack_memory_for_its_front(waiting: int, blocks: int, first: bool) -> None:
-    """A line is long when more wait than low-ends compute at once, and as many again. Without memory decodes are what all wait for."""
+@pytest.mark.parametrize(("waiting", "first"), [(4, True), (5, False)])
+def test_once_more_wait_than_low_ends_compute_and_as_many_again_owners_take(waiting: int, first: bool) -> None:
     d = pressed()
-    decode(d, tokens=0, blocks=blocks)
+    decode(d, tokens=0)
     for number in range(waiting):
         d.known(f"a{number}", n=2000)
     leadership = d.core._leadership
