@@ -39,6 +39,11 @@ class Road:
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _closed: bool = False
 
+    @property
+    def busy(self) -> bool:
+        """Somebody is on it."""
+        return bool(self._ways)
+
     async def serve(self) -> asyncio.Server:
         self._open.set()
         return await asyncio.start_server(self._pass, "127.0.0.1", 0)
@@ -90,6 +95,7 @@ class Road:
             await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
         finally:
             way.cut()
+            await asyncio.gather(*(end.wait_closed() for end in way.ends), return_exceptions=True)
             del self._ways[way]
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from tests.machine.disk import FILLER, SmallDisk
 from tests.machine.road import Road
+from tests.support.waiting import eventually
 
 BROKEN = (ConnectionError, asyncio.IncompleteReadError)
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -35,22 +36,37 @@ class Travelled:
 async def way() -> AsyncIterator[Travelled]:
     """To a server that says back what it hears."""
 
+    speaking: set[asyncio.StreamWriter] = set()
+
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        speaking.add(writer)
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 writer.write(line)
-        writer.transport.abort()
+        await ended(writer)
+        speaking.discard(writer)
 
     there = await asyncio.start_server(echo, "127.0.0.1", 0)
     road = Road("127.0.0.1", there.sockets[0].getsockname()[1])
     door = await road.serve()
+
+    async def quiet() -> bool:
+        return not speaking and not road.busy
+
     travelled = Travelled(road, door.sockets[0].getsockname()[1])
     yield travelled
     for _, writer in travelled.ends:
-        writer.transport.abort()
+        await ended(writer)
     door.close()
     there.close()
-    await asyncio.sleep(0.05)
+    await eventually(quiet)
+
+
+async def ended(writer: asyncio.StreamWriter) -> None:
+    """Nothing of it is left for a later test to find."""
+    writer.transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def said(ends: Ends, line: bytes) -> bytes:
