@@ -11,7 +11,7 @@ from shared.profile import StepShape
 DECODE_ALONE = 2.0
 """A share is asked for while the line is short: many steps are not full then, and their fixed part falls to the decodes.
 
-Of 0, 1, 2 and 3, tried on A100 + A10 and A100-40G + A30 under 80 % load, 2 had the best tails (docs/journal.md).
+Of 1, 1.5, 2 and 3, tried on A100 + A10 and A100-40G + A30 under 80 % load, 2 had the best tails (docs/journal.md).
 """
 
 

@@ -54,7 +54,8 @@ class LowEnds:
     # -- low-ends first
 
     def _pressed(self, view: ClusterView) -> bool:
-        return view.prompt_tokens_per_s * self._pace.prefill_s > PRESSED
+        """Without owners nobody's time is filled: a prefill takes for ever, and has no share."""
+        return PRESSED < view.prompt_tokens_per_s * self._pace.prefill_s < float("inf")
 
     def _at_once(self, view: ClusterView) -> int:
         """Head starts that all low-ends compute at once."""
