@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gateway.settings import GatewaySettings
 from gateway.tail import Following
 from shared.types import RequestSpec
-from tests.support.fake_owner import End, Say, Step
+from tests.support.fake_owner import End, Hold, Say, Step
 from tests.support.gateway_server import Stage, staged, until
 
 ENTRIES, TEXT = 1200, "x" * 8192
@@ -20,19 +21,23 @@ KEPT = 32
 BODY: dict[str, Any] = {"model": "org/tiny", "prompt": "slow", "max_tokens": 500, "stream": True}
 
 
-def script(spec: RequestSpec) -> tuple[Step, ...]:
-    return (*(Say(f"{at} {TEXT if len(spec.prompt) > 3 else ''} ", 0) for at in range(ENTRIES)), Say("", 1), End())
+def script(followed: asyncio.Event, spec: RequestSpec) -> tuple[Step, ...]:
+    """Says nothing until the test holds the tail of its log: a log that has ended is followed no longer."""
+    text = TEXT if len(spec.prompt) > 3 else ""
+    return (Hold(followed), *(Say(f"{at} {text} ", 0) for at in range(ENTRIES)), Say("", 1), End())
 
 
 async def test_one_that_never_reads_beside_two_that_do(tiny_model: Path) -> None:
     settings = GatewaySettings("", tiny_model, "org/tiny", poll_s=0.05, buffer_entries=KEPT)
     async with staged(settings) as stage:
-        stage.owner.script = script
+        followed = asyncio.Event()
+        stage.owner.script = partial(script, followed)
         reader, writer = await connect(stage)
         follower = stage.served.gateway.default.follower
         await until(lambda: len(follower) == 1)
         (tail,) = follower._tails.values()
         following = next(one for one in tail.consumers if isinstance(one, Following))
+        followed.set()
         others = [stage.served.http.post("/v1/completions", json={**BODY, "prompt": "hi"}) for _ in range(2)]
         answers = await asyncio.gather(*others)
         assert all(numbers(answer.text) == list(range(ENTRIES)) for answer in answers)

@@ -10,6 +10,7 @@ from scheduler.events import Left, SchedulerCommand
 from scheduler.pace import DECODE_ALONE, Pace
 from scheduler.policies.low_ends import LowEnds
 from scheduler.prompt_rate import MEMORY_S, PromptRate
+from scheduler.view import ClusterView, Roles
 from shared.messages import Assign, AssistOrder
 from shared.types import Phase
 from tests.unit.scheduler.support import FAST, SLOW, Driver, jobs, listed, owned, ref
@@ -34,6 +35,12 @@ def pressed(arrived: int = PRESSING) -> Driver:
 def decode(d: Driver, *, tokens: int = 504) -> list[SchedulerCommand]:
     """What the owner runs is its own and old: the audit is not what is tested here."""
     return d.report("fast", *DECODES, tokens=tokens)
+
+
+def view_of(d: Driver) -> ClusterView:
+    leadership = d.core._leadership
+    assert leadership is not None
+    return leadership.placement.view(d.now)
 
 
 def test_a_prompt_is_left_to_the_low_end_until_it_has_its_share_and_taken_then_though_the_owner_says_nothing() -> None:
@@ -78,9 +85,7 @@ def test_once_more_wait_than_low_ends_compute_and_as_many_again_owners_take(wait
     decode(d, tokens=0)
     for number in range(waiting):
         d.known(f"a{number}", n=2000)
-    leadership = d.core._leadership
-    assert leadership is not None
-    view = leadership.placement.view(d.now)
+    view = view_of(d)
     assert LowEnds(d.core.settings).go_first(view, view.workers[ref("fast")]) is first
 
 
@@ -97,6 +102,18 @@ def test_a_head_start_that_stopped_short_is_taken_as_it_is() -> None:
     (assign,) = jobs(d.report("slow", listed(order, 64, stopped=True), sequences=15), Assign)
     assert assign.source is not None
     assert assign.source.tokens == 64
+
+
+def test_without_owners_nothing_is_pressed_and_nothing_ordered() -> None:
+    """Nobody's time is filled then, however much arrives: a prefill takes for ever, and has no share."""
+    d = pressed()
+    d.report("slow", blocks=0)
+    decode(d, tokens=0)
+    d.known("a", n=2000)
+    view = view_of(d)
+    assert [waiting.request_id for waiting in view.waiting.without_head_start()] == ["a"]
+    alone = view._replace(roles=Roles(frozenset(), frozenset({ref("slow")})))
+    assert LowEnds(d.core.settings).decide(alone, view.workers[ref("slow")]) is None
 
 
 @given(tokens=st.integers(1, 100_000), output=st.integers(0, 10_000), relief=st.floats(0.001, 100.0))
