@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from scheduler.cost_model import assist_limit, fits, prefill_seconds, pull_seconds
+from scheduler.cost_model import assign_blocks, assist_limit, fits, prefill_seconds, pull_seconds
 from scheduler.pace import Pace
 from scheduler.policies.base import Assist, Take
 from scheduler.scores import Role, Score, giver_of, itl_seconds, prefill_beside_decodes, score, useful_cut
@@ -21,22 +21,35 @@ MAX_LOST = 3
 """Head starts of one request that may vanish. What makes them vanish, its log being gone for one, would do so at once again."""
 PRESSED = 0.5
 """Share of the owners' time that the prompts which arrive would fill, from which low-ends go first."""
+MAX_OWNERS = 8
+"""Owners that are asked whether they have memory for the request in front."""
 MAX_WHOLE = 8
 """Waiting requests that one decision considers to serve whole."""
 
 
 class LowEnds:
-    """Remembers of the cluster only what follows from its roles: how fast the line moves, and who is the fastest owner of each layout."""
+    """Remembers of the cluster only what follows from its roles: how fast the line moves, and who is the fastest owner of each layout.
+
+    And for as long as one decision takes whether there is a crowd, which it asks itself often.
+    """
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
         self._roles: Roles | None = None
         self._pace = Pace(0.0, 0.0, 0.0, 0.0)
+        self._some: list[WorkerRef] = []
+        self._seen: ClusterView | None = None
+        self._crowded = False
         self._fastest: dict[bytes, WorkerRef] = {}
 
     def decide(self, view: ClusterView, worker: WorkerView) -> Assist | Take | None:
-        """Where decodes are what the owners lack room for, more prefill helps nobody: then whole requests come first."""
+        """Where decodes are what the owners lack room for, more prefill helps nobody: then whole requests come first.
+
+        In a crowd it begins no head starts beside them either: those would only lengthen its steps, and wait for memory in the end.
+        """
         self._look(view)
+        if self._crowded:
+            return self._whole(view, worker) or (None if _serves(worker) else self._head_start(view, worker))
         if view.decode_bound and (take := self._whole(view, worker)) is not None:
             return take
         return self._front(view, worker) or self._head_start(view, worker) or self._whole(view, worker)
@@ -45,11 +58,22 @@ class LowEnds:
         if view.roles is not self._roles:
             owners = [view.workers[ref] for ref in sorted(view.roles.owners) if ref in view.workers]
             self._roles, self._pace = view.roles, Pace.of(view)
+            self._some = [owner.ref for owner in owners[:MAX_OWNERS]]
             self._fastest = {owner.fingerprint: owner.ref for owner in sorted(owners, key=lambda owner: owner.speed)}
+        if view is not self._seen:
+            self._seen, self._crowded = view, self._is_crowded(view)
 
     def _between_takes(self, view: ClusterView, waiting: WaitingView) -> float:
         """Seconds from one take to the next, by requests as long as the line's are on average."""
         return self._pace.seconds(view.waiting.mean_tokens, waiting.mean_output)
+
+    def _is_crowded(self, view: ClusterView) -> bool:
+        """Much arrives, and the owners that are looked at lack memory for the request in front, before which nobody is taken."""
+        first = next(view.waiting.first(1), None)
+        if first is None or not self._pressed(view):
+            return False
+        some = [view.workers[ref] for ref in self._some if ref in view.workers]
+        return bool(some) and all(_serves(owner) and owner.free.blocks < assign_blocks(owner, first) for owner in some)
 
     # -- low-ends first
 
@@ -66,10 +90,12 @@ class LowEnds:
 
         It does while so much arrives that it would fill more than half of its steps with prefill, and has decodes that are served sooner
         meanwhile: a step without prefill takes a third of the time, and fewer decodes at once leave more room when a burst comes. Once
-        more wait than the low-ends compute and as many again, whom nobody computes is taken, and else who is farthest.
+        more wait than the low-ends compute and as many again, whom nobody computes is taken, and else who is farthest. In a crowd
+        low-ends have requests of their own to serve.
         """
         self._look(view)
-        return len(view.waiting) <= 2 * self._at_once(view) and owner.decodes > 0 and self._pressed(view)
+        few = len(view.waiting) <= 2 * self._at_once(view)
+        return few and owner.decodes > 0 and self._pressed(view) and not self._crowded
 
     def share_first(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> Assist | None:
         """The head start that the fastest low-end with room gives a prompt before this owner takes it."""
@@ -149,14 +175,18 @@ class LowEnds:
     # -- whole requests
 
     def _whole(self, view: ClusterView, worker: WorkerView) -> Take | None:
-        """The first request that this worker would finish much sooner than the owners, who have others before it."""
+        """The first request that this worker would finish much sooner than the owners, who have others before it.
+
+        In a crowd sooner is enough: room for decodes is what it brings, and a longer answer than expected keeps no owner waiting.
+        """
         owner = self._owner(view)
         if owner is None:
             return None
-        for waiting in self._candidates(view, worker, owner):
+        margin = 1.0 if self._crowded else MARGIN
+        for waiting in self._candidates(view, worker, owner, margin):
             cut = useful_cut(view, worker, waiting)
-            here = self._score(view, worker, waiting, cut)
-            if here.in_time and MARGIN * here.finish_s < self._finish_there(view, owner, waiting):
+            here = self._here(view, worker, waiting, cut)
+            if here.in_time and margin * here.finish_s < self._finish_there(view, owner, waiting):
                 return Take(waiting.request_id, cut)
         return None
 
@@ -171,13 +201,13 @@ class LowEnds:
             return Take(waiting.request_id, cut, worker.ref)
         return None
 
-    def _candidates(self, view: ClusterView, worker: WorkerView, owner: WorkerView) -> Iterator[WaitingView]:
+    def _candidates(self, view: ClusterView, worker: WorkerView, owner: WorkerView, margin: float) -> Iterator[WaitingView]:
         """Those whose beginning it holds itself, then the line from where the owners are too far away to come first."""
         own = (view.waiting.get(request_id) for request_id in worker.head_starts[:MAX_WHOLE])
         typical = next(view.waiting.first(1), None)
         if typical is None:
             return
-        late = MARGIN * self._score(view, worker, typical, 0).finish_s - self._once_there(view, owner, typical)
+        late = margin * self._here(view, worker, typical, 0).finish_s - self._once_there(view, owner, typical)
         skip = max(0, int(late / self._between(view, owner, typical)))
         for waiting in (*own, *islice(view.waiting.first(skip + MAX_WHOLE, skip), MAX_WHOLE)):
             if waiting is not None and fits(worker, waiting):
@@ -196,12 +226,20 @@ class LowEnds:
     def _between(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
         """As `_between_takes`; where memory is what lacks, a take waits for a decode to end."""
         between = self._between_takes(view, waiting)
-        if not view.decode_bound:
+        if not view.decode_bound and not self._crowded:
             return between
         return max(
             between,
             waiting.mean_output * itl_seconds(owner, waiting.num_tokens) / (max(1, owner.owned, owner.decodes) * len(view.roles.owners)),
         )
+
+    def _here(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, cut: int) -> Score:
+        """In a crowd it decodes without prefill beside: it begins no head starts then, and what it has begun comes first."""
+        if not self._crowded:
+            return self._score(view, worker, waiting, cut)
+        begun_s = (max(0, worker.queued_tokens) + worker.growing_tokens) / worker.speed
+        calm = worker._replace(queued_tokens=0, growing_tokens=0)
+        return self._score(view, calm, waiting, cut)._replace(queued_s=begun_s)
 
     def _score(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, cut: int) -> Score:
         cached = view.prefixes.cached_tokens(worker.ref, waiting.prefix, waiting.num_tokens)
@@ -211,3 +249,8 @@ class LowEnds:
         """The fastest."""
         owners = [view.workers[ref] for ref in self._fastest.values() if ref in view.workers]
         return max(owners, key=lambda owner: owner.speed, default=None)
+
+
+def _serves(worker: WorkerView) -> bool:
+    """It has requests of its own, and memory that they give back when they end."""
+    return worker.owned > 0 or worker.decodes > 0

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.events import Left, SchedulerCommand
+from scheduler.events import Left, Place, SchedulerCommand
 from scheduler.pace import DECODE_ALONE, Pace
 from scheduler.policies.low_ends import LowEnds
 from scheduler.prompt_rate import MEMORY_S, PromptRate
 from scheduler.view import ClusterView, Roles
 from shared.messages import Assign, AssistOrder
 from shared.types import Phase
-from tests.unit.scheduler.support import FAST, SLOW, Driver, jobs, listed, owned, ref
+from tests.unit.scheduler.support import FAST, SLOW, Driver, jobs, listed, of, owned, ref
 
 DECODES = tuple(owned(f"d{number}", num_tokens=1001, num_computed=1000) for number in range(8))
 PRESSING = 25
@@ -144,3 +144,36 @@ def test_a_new_leader_finds_the_rate_of_the_one_before_it() -> None:
         old.arrived(500, 0.0, number * 0.1)
         new.arrived(500, 50.0 - number * 0.1, 50.0)
     assert new.per_s(50.0) == pytest.approx(old.per_s(50.0))
+
+
+def crowded(arrived: int = PRESSING, waiting: int = 60) -> Driver:
+    """`fast` has places and room for small requests, but none for the first in the line, and nobody overtakes that."""
+    d = pressed(arrived)
+    d.report("fast", *DECODES, tokens=400, blocks=64)
+    d.report("slow", tokens=0)
+    for number in range(waiting):
+        d.known(f"w{number}", n=1500, max_tokens=200)
+    return d
+
+
+def test_in_a_crowd_a_low_end_serves_whole_what_it_finishes_sooner() -> None:
+    placed = of(crowded().report("slow", tokens=512), Place)
+    assert isinstance(placed[0].job, Assign), "a whole request comes before head starts"
+    assert placed[0].job.request_id != "w0", "the owner is there sooner for the first"
+    assert not jobs(crowded(arrived=0, waiting=10).report("slow", tokens=512), Assign), "little arrived: this will pass"
+
+
+def test_and_begins_no_head_starts_beside_its_decodes() -> None:
+    mine = owned("mine", num_tokens=1001, num_computed=1000)
+    d = crowded(waiting=3)
+    assert of(d.report("slow", mine, tokens=511), Place) == [], "the owner is there sooner for all, and it has its own to decode"
+    assert jobs(crowded(waiting=3).report("slow", tokens=512), AssistOrder), "with nothing of its own it helps"
+
+
+def test_and_owners_leave_nobody_to_low_ends() -> None:
+    d = crowded(waiting=3)
+    view = view_of(d)
+    assert not LowEnds(d.core.settings).go_first(view, view.workers[ref("fast")])
+    d.report("fast", *DECODES, tokens=400)
+    view = view_of(d)
+    assert LowEnds(d.core.settings).go_first(view, view.workers[ref("fast")]), "there is memory again"
