@@ -31,6 +31,8 @@ LOADS = (0.8, 0.95)
 QUICK_POLICIES = (OURS, HIGH_ONLY, DATA_PARALLEL[-1])
 WARM_UP = 30
 """Requests before the first cell that counts: caches fill, memory is touched."""
+STOLEN, TRIES = 0.05, 3
+"""Share of the processors' time that a machine's host may take from a cell, whatever its policy, before it is measured again; how often."""
 SPEED_RATIO = (2.5, 3.5)
 """What passes for three times as fast."""
 
@@ -95,10 +97,19 @@ async def _rounds(
     for round_ in range(options.rounds):
         order = random.Random(f"{options.seed} {load} {round_}").sample(policies, len(policies))
         for policy in order:
-            cell = await measure(rig, policy, arrivals, round_=round_, load=load, seed=options.seed + 1 + len(cells))
-            print(cell.line(), flush=True)
-            cells.append(cell)
+            cells.append(await undisturbed(rig, policy, arrivals, round_=round_, load=load, seed=options.seed + 1 + len(cells)))
     return cells
+
+
+async def undisturbed(rig: Rig, policy: str, arrivals: Sequence[Arrival], *, round_: int, load: float, seed: int) -> Cell:
+    """Where the host has given much of the processors' time to others, it is measured again; the quietest of all tries counts."""
+    tries: list[Cell] = []
+    for again in range(TRIES):
+        tries.append(await measure(rig, policy, arrivals, round_=round_, load=load, seed=seed + 1000 * again))
+        print(tries[-1].line(), flush=True)
+        if tries[-1].stolen <= STOLEN:
+            break
+    return min(tries, key=lambda cell: cell.stolen)
 
 
 def introduce(rig: Rig, arrivals: Sequence[Arrival], token_budget: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.balance_load import Answer, Load
 from benchmarks.balance_model import WORDS
@@ -52,6 +53,8 @@ class Cell:
     preemptions: int
     cpu_s: dict[str, float]
     throttled_s: dict[str, float]
+    stolen: float = 0.0
+    """Share of the processors' time that the machine's host gave to others."""
 
     def brief(self) -> dict[str, Any]:
         """For a file: quantiles for samples."""
@@ -69,20 +72,34 @@ class Cell:
         return (
             f"{self.round} {load:>4} {self.policy:26} {rate}"
             f"  TTFT {ttft[0]:6.2f} {ttft[1]:6.2f} s  ITL {itl[0] * 1e3:4.0f} {itl[1] * 1e3:5.0f} ms  cut {self.cut_share:4.0%}"
-            f"  head starts {starts} {self.moved_mib:6.1f} MiB  served {served}  step ms {steps}  CPU {cpu}"
+            f"  head starts {starts} {self.moved_mib:6.1f} MiB  served {served}  step ms {steps}  CPU {cpu}  stolen {self.stolen:.1%}"
         )
 
 
 async def measure(rig: Rig, policy: str, arrivals: Sequence[Arrival], *, round_: int, load: float, seed: int) -> Cell:
     """A scheduler of its own, the whole load, and everybody idle again."""
     await rig.lead_by(policy)
-    series, cpu, throttled = await rig.series(), rig.cpu_s(), rig.throttled_s()
+    series, cpu, throttled, stolen = await rig.series(), rig.cpu_s(), rig.throttled_s(), Stolen()
     answers = await Load(rig.fabric, asks(arrivals, WORDS, f"cell-{seed}", seed)).run(CELL_S)
+    taken = stolen.share()
     spent = {name: seconds - cpu[name] for name, seconds in rig.cpu_s().items()}
     stood = {name: seconds - throttled[name] for name, seconds in rig.throttled_s().items()}
     await rig.settled()
     grown = Growth(series, await rig.series(), tuple(rig.groups))
-    return _cell(policy, round_, load, answers, grown, spent, stood)
+    return replace(_cell(policy, round_, load, answers, grown, spent, stood), stolen=taken)
+
+
+class Stolen:
+    """What a virtual machine's host has given to others since this was made; nothing where the system does not say."""
+
+    def __init__(self) -> None:
+        self._before = psutil.cpu_times()
+
+    def share(self) -> float:
+        """Of all processors' time."""
+        now = psutil.cpu_times()
+        passed = sum(now) - sum(self._before)
+        return (getattr(now, "steal", 0.0) - getattr(self._before, "steal", 0.0)) / max(passed, 1e-9)
 
 
 @dataclass(frozen=True, slots=True)

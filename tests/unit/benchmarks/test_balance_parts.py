@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from benchmarks import balance
 from benchmarks import rows as benchmark_rows
-from benchmarks.balance_cell import Cell, quantiles, steady
+from benchmarks.balance_cell import Cell, Stolen, quantiles, steady
 from benchmarks.balance_cgroup import PERIOD_US, PREFIX, Controller, CpuGroup, candidates, find_controller, group_name, remove_forgotten
 from benchmarks.balance_figures import Cells, rows
 from benchmarks.balance_load import Answer
+from benchmarks.balance_system import Rig
 from benchmarks.balance_trace import Ask, asks, scaled
 from benchmarks.intervals import quantile_ratio_interval, ratio_interval
 from scheduler.simulation.serving.trace import Arrival
@@ -196,6 +199,28 @@ def cell(policy: str, round_: int, rate: float, *, load: float = 0.0, ttft: floa
         cpu_s={"high": 1.0, "load": 1.0},
         throttled_s={},
     )
+
+
+@pytest.mark.parametrize(
+    ("stolen", "kept", "tries"), [([0.01], 0.01, 1), ([0.4, 0.02], 0.02, 2), ([0.4, 0.2, 0.3], 0.2, 3)], ids=["quiet", "once", "always"]
+)
+async def test_a_cell_whose_machine_was_busy_for_others_is_measured_again(
+    stolen: list[float], kept: float, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    async def measured(rig: Rig, policy: str, arrivals: list[Arrival], *, round_: int, load: float, seed: int) -> Cell:
+        seeds.append(seed)
+        return replace(cell(policy, round_, 1.0, load=load), stolen=stolen[len(seeds) - 1])
+
+    monkeypatch.setattr(balance, "measure", measured)
+    found = await balance.undisturbed(cast(Rig, None), "headstart", [], round_=3, load=0.8, seed=5)
+    assert (found.stolen, found.round, found.load) == (kept, 3, 0.8)
+    assert len(seeds) == len(set(seeds)) == tries, "other prompts each time, or the caches would hold them"
+
+
+def test_what_the_host_takes_is_a_share() -> None:
+    assert 0.0 <= Stolen().share() <= 1.0
 
 
 RATES = {
