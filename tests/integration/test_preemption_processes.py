@@ -1,4 +1,4 @@
-"""Twenty requests in a KV cache for four of them: they preempt each other, head starts come in between, and no token changes."""
+"""Twelve requests in a KV cache for four of them: they preempt each other, head starts come in between, and no token changes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.tiny_models import LLAMA_LIKE, VOCABULARY, Reference, prompt_
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("preemption")]
 
-REQUESTS = 20
+REQUESTS = 12
 NEW_TOKENS = 144
 """More than twice what a worker expects of an answer before it has seen any: it takes on more than it can finish."""
 AT_ONCE = 8
 TOLERANCE = 1e-4
 LENGTHS = tuple(GRANULE_TOKENS + 1 + at * 7 % 40 for at in range(REQUESTS))
-"""65 to 104 tokens, every one with exactly one granule to be given. With their answers some 4600 tokens, where the owner holds 1024."""
+"""65 to 104 tokens, every one with exactly one granule to be given. With their answers some 2700 tokens, where the owner holds 1024."""
 
 
 def plan_of(folder: Path) -> SystemPlan:
