@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -38,6 +39,7 @@ from scheduler.events import (
     Tick,
     WriteEnd,
 )
+from scheduler.retention import Retention
 from shared.clock import Clock
 from shared.errors import FabricError, FabricUnavailable
 from shared.fabric import Fabric, WriteStatus
@@ -69,6 +71,8 @@ class LoopSettings:
     held_up_s: float = 1.0
     block_ms: int = 500
     retry_s: float = 0.2
+    retention_s: float = 600.0
+    sweep_s: float = 1.0
 
 
 class OtherServer(FabricError):
@@ -90,6 +94,8 @@ class SchedulerLoop:
         self._renewed = float("-inf")
         self._members: set[WorkerRef] = set()
         self._commands: asyncio.Queue[SchedulerCommand] = asyncio.Queue()
+        self._retention = Retention(clock, settings.retention_s)
+        self.watches.append(self._retention.watch)
         self._stories = Storyteller(fabric, clock, settings.name)
 
     async def run(self) -> None:
@@ -103,6 +109,7 @@ class SchedulerLoop:
                 except FabricError as error:
                     log.warning("leading was interrupted: %s", error)
                 finally:
+                    self._retention.forget()
                     self.feed([Deposed()])
         finally:
             await self._resign()
@@ -132,6 +139,7 @@ class SchedulerLoop:
                 self._carry_out_all(),
                 self._tick(),
                 self._watch_members(),
+                self._sweep(),
             ]
             tasks += [asyncio.create_task(habit) for habit in habits]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -249,6 +257,14 @@ class SchedulerLoop:
             last = now
             self.feed([Tick()])
             await self._stories.flush()
+
+    async def _sweep(self) -> None:
+        """What a sweep leaves, the server being away for one, lapses by itself."""
+        while True:
+            await asyncio.sleep(self._settings.sweep_s)
+            if due := self._retention.due():
+                with suppress(FabricUnavailable):
+                    await self._fabric.sweep(due)
 
     async def _renew(self) -> None:
         """Returns when the lease is another's. While the server is away nobody can lead: every write would fail anyway."""

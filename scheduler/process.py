@@ -65,7 +65,9 @@ async def serve(settings: SchedulerProcessSettings) -> None:
     how = FabricSettings(durability=settings.durability)
     fabric = await patiently(lambda: RedisFabric.connect(settings.redis_url, PoolId(settings.pool), how))
     await patiently(fabric.check_versions)
-    loop = SchedulerLoop(core, fabric, SystemClock(), LoopSettings(name, max_waiting=settings.max_waiting))
+    loop = SchedulerLoop(
+        core, fabric, SystemClock(), LoopSettings(name, max_waiting=settings.max_waiting, retention_s=fabric.settings.retention_s)
+    )
     metrics = SchedulerMetrics(SystemClock())
     fabric.on_undecodable = metrics.undecodable
     loop.watches += [metrics.watch, HandoverAlarm(SystemClock(), metrics.alarmed).watch, SchedulerTracing(SystemClock()).watch]

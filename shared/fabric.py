@@ -6,6 +6,7 @@ Every method is one atomic step on one hash tag and can be repeated: a caller th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -206,6 +207,10 @@ class Fabric(Protocol):
 
         As a dead letter it is also kept, log and all, for an operator to replay or drop.
         """
+        ...
+
+    async def sweep(self, request_ids: Sequence[RequestId]) -> int:
+        """Deletes what is left of ended requests whose retention is over, but for what somebody asked to keep; the number of keys."""
         ...
 
     async def record(self, request_id: RequestId) -> Record | None: ...

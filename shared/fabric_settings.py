@@ -31,7 +31,9 @@ class FabricSettings:
     live_ttl_s: int = 86_400
     """A request that nobody has touched for so long is forgotten."""
     retention_s: int = 600
-    """An ended request can be read for so long."""
+    """An ended request can be read for so long. The leader deletes it then, by its own clock."""
+    clock_step_s: int = 3600
+    """By the server's clock it lives so much longer: set forward by that much, it takes nothing early. Without a leader it lapses then."""
     story_ttl_s: int = 3600
     dead_letter_ttl_s: int = 7 * 24 * 3600
     """A request that crashes ended can be replayed for so long."""
@@ -58,6 +60,10 @@ class FabricSettings:
     command_timeout_s: float = 5.0
     """How long an answer of the server may take; blocking reads have that much beyond their time."""
     connect_timeout_s: float = 5.0
+
+    @property
+    def ended_ttl_s(self) -> int:
+        return self.retention_s + self.clock_step_s
 
     def reservation(self, submission: Submission) -> int:
         """Bytes that a request may come to need in the server until it is closed: a bound, not a measurement."""

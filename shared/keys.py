@@ -78,7 +78,7 @@ TABLE: tuple[KeyRow, ...] = (
         "a request's record",
         "gateway, scheduler; owner at the end",
         "scheduler, gateway",
-        f"{LIVE}; `retention_s` after its end",
+        f"{LIVE}; `retention_s` after its end by the leader's clock, `clock_step_s` later by the server's",
     ),
     KeyRow(
         "hs:{<pool>}:idempotency:<digest>",
@@ -102,7 +102,7 @@ TABLE: tuple[KeyRow, ...] = (
         "a log's head: prompt, stored input items, fence, next indices, end",
         "gateway; scheduler raises the fence",
         "owner, gateway",
-        f"{LIVE}; `retention_s` after its end, or after a response that goes on from it",
+        f"{LIVE}; as its record, or after a response that goes on from it",
     ),
     KeyRow(
         "hs:{<pool>:l<shard>}:log:<id>",

@@ -46,7 +46,7 @@ class RedisLog(RedisBase):
 
     async def retain(self, request_ids: Sequence[RequestId], seconds: int = 0) -> None:
         """Ended logs that a conversation goes on from are kept for one more retention time; what lives longer stays as it is."""
-        seconds = seconds or self.settings.retention_s
+        seconds = seconds or self.settings.ended_ttl_s
         keys = [key for keys in map(self.keys.log, request_ids) for key in (keys.head, keys.entries)]
         await self.connection.pipeline([("EXPIRE", key, seconds, "GT") for key in keys])
 
@@ -77,7 +77,7 @@ class RedisLog(RedisBase):
         for at, append in enumerate(appends):
             shards.setdefault(log_shard(append[0]), []).append(at)
         encoded = [encoded_append(append) for append in appends]
-        ttls = (self.settings.live_ttl_s, self.settings.retention_s)
+        ttls = (self.settings.live_ttl_s, self.settings.ended_ttl_s)
         calls = [append_call(self.keys, [encoded[at] for at in places], ttls) for places in shards.values()]
         answers = await self.connection.run_many(calls)
         written: dict[int, Written] = {}

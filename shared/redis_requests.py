@@ -8,6 +8,7 @@ from shared import scripts
 from shared.codec import decode, encode
 from shared.connection import OutOfMemory
 from shared.fabric import Bound, Record, SubmitAnswer, SubmitStatus, WriteStatus
+from shared.keys import log_shard
 from shared.line import APART, EARLY_S, MAX_PROMISES, MAX_RETRY_AFTER_S, PROMISE_GRACE_S
 from shared.messages import Cancel, CancelAsked, ListenerChange, Submission
 from shared.rates import Allowance, Rates
@@ -73,7 +74,16 @@ class RedisRequests(RedisLog):
     def _close(self, request_id: RequestId, attempt: int, phase: Phase, *, dead_letter: bool = False) -> Call:
         names = [self.keys.request(request_id), self.keys.submit, self.keys.waiting, self.keys.reserved, self.keys.dead]
         letters = (self.settings.dead_letters_max, self.settings.dead_letter_ttl_s) if dead_letter else (0, 0)
-        return scripts.CLOSE(names, request_id, attempt, phase.value, self.settings.retention_s, *letters)
+        return scripts.CLOSE(names, request_id, attempt, phase.value, self.settings.ended_ttl_s, *letters)
+
+    async def sweep(self, request_ids: Sequence[RequestId]) -> int:
+        """Deletes ended requests, records and logs, whose retention is over; the number of keys. What somebody asked to keep stays."""
+        logs: dict[int, list[str]] = {}
+        for request_id in request_ids:
+            of = self.keys.log(request_id)
+            logs.setdefault(log_shard(request_id), []).extend((of.head, of.entries))
+        names = [[self.keys.request(request_id) for request_id in request_ids], *logs.values()]
+        return sum(await self.connection.run_many([scripts.SWEEP(keys, self.settings.clock_step_s) for keys in names if keys]))
 
     async def charge(self, caller: str, rates: Rates, requests: int, tokens: int) -> Allowance:
         """Takes requests and tokens of a caller's allowances, both or nothing; a negative number gives back."""

@@ -57,6 +57,7 @@ SUBMIT = load("submit", durable=True)
 CANCEL = load("cancel", durable=True)
 SET_LISTENER = load("set_listener", repeatable=False)
 CLOSE = load("close")
+SWEEP = load("sweep")
 RATE = load("rate", repeatable=False)
 
 LEAD = load("lead")

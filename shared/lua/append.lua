@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Appends tokens and perhaps the end to logs of one shard; to each log all of it or nothing. Memory for it was reserved at submission.
 -- KEYS    for each log: head, entries
--- ARGV    1 live_ttl_s  2 retention_s
+-- ARGV    1 live_ttl_s  2 ended_ttl_s
 --         then for each log: attempt, digest of this append, '' or phase of the end and, if its writer says so, tokens of each
 --         choice (with blanks between), end (bytes), number of LogTokens,
 --         and for each of these: choice, index, number of tokens, entry (bytes)

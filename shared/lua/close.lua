@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ends a record, takes its submission out of the stream and gives its memory back. Allowed when memory is short: it frees some.
 -- KEYS    1 request  2 submit  3 waiting  4 reserved  5 dead letters
--- ARGV    1 request id  2 attempt  3 phase  4 retention_s  5 most dead letters (0: this is none)  6 dead_letter_ttl_s
+-- ARGV    1 request id  2 attempt  3 phase  4 ended_ttl_s  5 most dead letters (0: this is none)  6 dead_letter_ttl_s
 -- ANSWER  done | missing | ended | superseded
 local record = redis.call('HMGET', KEYS[1], 'phase', 'attempt', 'entry', 'bytes', 'idempotency', 'submission')
 local phase, attempt, entry, bytes, idempotency, submission = unpack(record)

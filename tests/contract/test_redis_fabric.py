@@ -192,7 +192,7 @@ async def test_a_repeated_line_is_told_once(redis_fabric: RedisFabric) -> None:
 class TestBounds:
     @pytest.fixture
     def settings(self) -> FabricSettings:
-        return FabricSettings(max_waiting=2, live_ttl_s=1000, retention_s=10, story_max=3)
+        return FabricSettings(max_waiting=2, live_ttl_s=1000, retention_s=10, clock_step_s=100, story_max=3)
 
     async def test_without_a_leader_the_settings_bound_the_queue(self, redis_fabric: RedisFabric) -> None:
         await accept(redis_fabric, RequestId("a"))
@@ -206,11 +206,45 @@ class TestBounds:
         of_record, of_log = (keys.request(R1), keys.idempotency("k")), (keys.log(R1).head, keys.log(R1).entries)
         await redis_fabric.append(R1, 1, (tokens(0, 1),))
         for key in (*of_record, *of_log):
-            assert 10 < await ttl(redis_fabric, key) <= 1000
+            assert 110 < await ttl(redis_fabric, key) <= 1000
         await redis_fabric.append(R1, 1, (tokens(1, 2),), END)
         await redis_fabric.close(R1, 1, Phase.FINISHED)
         for key in (*of_record, *of_log):
-            assert 0 < await ttl(redis_fabric, key) <= 10
+            assert 100 < await ttl(redis_fabric, key) <= 110, "a wall clock set forward takes nothing early"
+
+    async def ended(self, fabric: RedisFabric, request_id: RequestId, *, age_s: int) -> tuple[str, ...]:
+        """Its keys, as they are so long after its end."""
+        keys = (fabric.keys.request(request_id), fabric.keys.log(request_id).head, fabric.keys.log(request_id).entries)
+        await accept(fabric, request_id)
+        await fabric.append(request_id, 1, (tokens(0, 1),), END)
+        await fabric.close(request_id, 1, Phase.FINISHED)
+        await fabric.connection.pipeline([("EXPIRE", key, 110 - age_s) for key in keys])
+        return keys
+
+    async def test_the_leader_sweeps_what_has_ended_when_its_retention_is_over(self, redis_fabric: RedisFabric) -> None:
+        old, kept, young = [RequestId(name) for name in ("old", "kept", "young")]
+        await self.ended(redis_fabric, old, age_s=11)
+        of_kept, of_young = await self.ended(redis_fabric, kept, age_s=11), await self.ended(redis_fabric, young, age_s=5)
+        await accept(redis_fabric, R1)
+        await redis_fabric.retain([kept])
+        assert await redis_fabric.sweep([old, kept, young, R1, RequestId("never")]) == 4, "three of the old one, and a record"
+        assert await redis_fabric.record(old) is None
+        assert await redis_fabric.head(old) is None
+        assert await redis_fabric.read_log(old) == ()
+        for key in (*of_kept[1:], *of_young):
+            assert await ttl(redis_fabric, key) > 0, "asked for by a conversation, or not old enough"
+        record = await redis_fabric.record(R1)
+        assert record is not None
+        assert record.phase is Phase.QUEUED, "live"
+
+    async def test_an_idempotency_key_goes_with_its_request(self, redis_fabric: RedisFabric) -> None:
+        await redis_fabric.create_log(head())
+        await redis_fabric.submit(submission(), idempotency_key="k")
+        await redis_fabric.append(R1, 1, (tokens(0, 1),), END)
+        await redis_fabric.close(R1, 1, Phase.FINISHED)
+        await redis_fabric.connection.command("EXPIRE", redis_fabric.keys.request(R1), 99)
+        await redis_fabric.sweep([R1])
+        assert await ttl(redis_fabric, redis_fabric.keys.idempotency("k")) == -2
 
     async def test_a_story_keeps_its_last_lines(self, redis_fabric: RedisFabric) -> None:
         for at in range(5):

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from scheduler.core import SchedulerCore
+from scheduler.events import RecordClosed
 from scheduler.loop import KNOWN_AT_ONCE, LoopSettings, SchedulerLoop
 from scheduler.settings import SchedulerSettings
 from shared.clock import ManualClock
-from shared.fabric import Fabric, LogHead
+from shared.fabric import Fabric, LogHead, WriteStatus
 from shared.messages import GatewayBeat, Submission
 from shared.processes import cancel_all
 from shared.types import GatewayId, Phase, RequestId, RequestSpec, SamplingParams
@@ -113,6 +114,26 @@ async def test_a_leader_asks_a_server_that_was_restarted_for_everything() -> Non
     fabric.down = False
     await eventually(lambda: _is(fabric.read == 2))
     assert loop.core.leads
+    await cancel_all([running])
+
+
+async def test_what_ended_is_deleted_by_the_leaders_own_clock() -> None:
+    """The server's may be set forward by an hour: an answer that nobody has read yet would be gone."""
+    fabric = SlowFabric(ManualClock(1000.0))
+    waiting(fabric, 2)
+    settings = LoopSettings("only", lease_s=1e4, renew_s=0.01, tick_s=0.01, retention_s=600.0, sweep_s=0.01)
+    loop = SchedulerLoop(SchedulerCore(SchedulerSettings()), cast(Fabric, fabric), fabric.clock, settings)
+    running = asyncio.create_task(loop.run())
+    await eventually(lambda: _is(fabric.read == 2))
+    fabric.model.close(RequestId("request-0"), 1, Phase.CANCELLED)
+    loop.feed([RecordClosed(RequestId("request-0"), WriteStatus.DONE)])
+    asked = len(fabric.calls)
+    await eventually(lambda: _is(len(fabric.calls) > asked + 10))
+    assert "sweep" not in fabric.calls
+    fabric.clock.advance(603.0)
+    await eventually(lambda: _is(fabric.model.record(RequestId("request-0")) is None))
+    assert fabric.model.record(RequestId("request-1")) is not None
+    assert fabric.calls.count("sweep") == 1
     await cancel_all([running])
 
 
