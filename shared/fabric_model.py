@@ -6,7 +6,7 @@ nothing runs beside it. Leases count on the clock's wall time, as a server's exp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from shared.clock import Clock
@@ -308,15 +308,6 @@ class FabricModel:
         if dead_letter:
             self._state.dead.append(record.submission)
         return WriteStatus.DONE
-
-    def sweep(self, request_ids: Sequence[RequestId]) -> int:
-        """It has no times to live, and nobody asks it to keep anything: what has ended goes when it is said."""
-        ended = [one for one in request_ids if (held := self._state.held.get(one)) is not None and held.record.phase in TERMINAL]
-        for request_id in ended:
-            del self._state.held[request_id]
-            self._state.logs.pop(request_id, None)
-        self._state.keys = {key: made for key, made in self._state.keys.items() if made[1] not in ended}
-        return len(ended)
 
     def dead_letters(self) -> tuple[Submission, ...]:
         """Of requests that too many crashes ended, the oldest first."""

@@ -57,6 +57,16 @@ class ModelFabric:
         self.model._state.logs.pop(request_id, None)
         self.model._state.stories.pop(request_id, None)
 
+    async def sweep(self, request_ids: Sequence[RequestId]) -> int:
+        """Nothing here has a time to live, and nobody asks to keep anything: what has ended goes when it is said."""
+        self._reach("sweep")
+        state = self.model._state
+        ended = [one for one in request_ids if (held := state.held.get(one)) is not None and held.record.phase in TERMINAL]
+        for request_id in ended:
+            del state.held[request_id]
+            state.logs.pop(request_id, None)
+        return len(ended)
+
     async def retain(self, request_ids: Sequence[RequestId]) -> None:
         self._reach("retain")
         self.retained.extend(request_ids)
