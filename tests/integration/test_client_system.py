@@ -51,8 +51,9 @@ async def greedy(client: AsyncOpenAI) -> str:
 
 
 async def chat(client: AsyncOpenAI, **asked: Any) -> ChatCompletion:
-    """One plain answer of at most `SAID` tokens, unless asked otherwise."""
-    answer = await client.chat.completions.create(**{"model": "demo", "messages": ASK, "max_completion_tokens": SAID, **asked})
+    """One plain answer of at most `SAID` tokens, unless asked otherwise. Seeded: chance could end it at its first token."""
+    asked = {"model": "demo", "messages": ASK, "max_completion_tokens": SAID, "seed": 1, **asked}
+    answer = await client.chat.completions.create(**asked)
     assert isinstance(answer, ChatCompletion)
     return answer
 
@@ -94,7 +95,9 @@ class TestChat:
 
     async def test_usage_in_every_chunk(self, client: AsyncOpenAI) -> None:
         options: Any = {"include_usage": True, "continuous_usage_stats": True}
-        stream = await client.chat.completions.create(model="demo", messages=ASK, max_tokens=6, stream=True, stream_options=options)
+        stream = await client.chat.completions.create(
+            model="demo", messages=ASK, max_tokens=6, temperature=0, stream=True, stream_options=options
+        )
         counted = [chunk.usage.completion_tokens if chunk.usage else None async for chunk in stream]
         assert counted[-1] == 6
         assert None not in counted
@@ -149,7 +152,7 @@ class TestChat:
 
     async def test_raw_and_streamed_answers_have_headers(self, client: AsyncOpenAI) -> None:
         raw = await client.chat.completions.with_raw_response.create(
-            model="demo", messages=ASK, max_tokens=1, extra_headers={"X-Request-Id": "mine"}
+            model="demo", messages=ASK, max_tokens=1, temperature=0, extra_headers={"X-Request-Id": "mine"}
         )
         assert (raw.headers["x-request-id"], raw.parse().choices[0].finish_reason) == ("mine", "length")
 
@@ -264,7 +267,9 @@ class TestResponses:
             done.text == "".join(event.delta for event in events if event.type == "response.output_text.delta") == text.split(text[-3:])[0]
         )
         options: Any = {"include_usage": True}
-        cut = await client.responses.create(model="demo", input="The whale?", max_output_tokens=8, stream=True, stream_options=options)
+        cut = await client.responses.create(
+            model="demo", input="The whale?", max_output_tokens=8, temperature=0, stream=True, stream_options=options
+        )
         assert [event.type async for event in cut][-1] == "response.incomplete"
 
     async def test_a_deadline_is_an_error_and_a_failure(self, client: AsyncOpenAI) -> None:
