@@ -81,20 +81,20 @@ async def run(options: argparse.Namespace, controller: Controller) -> Cells:
 async def _measured(rig: Rig, arrivals: Sequence[Arrival], options: argparse.Namespace) -> Cells:
     if not options.quick:
         await measure(rig, OURS, at_rate(arrivals[:WARM_UP], 0), round_=0, load=0.0, seed=options.seed)
-    cells = await _rounds(rig, options, options.policies, at_rate(arrivals, 0), 0.0, [])
+    cells = await _rounds(rig, options, options.rounds, options.policies, at_rate(arrivals, 0), 0.0, [])
     variant = Cells(cells).best(DATA_PARALLEL)
     for load in options.loads if variant else ():
         rate = load * Cells(cells).throughput(variant or "")
-        cells = await _rounds(rig, options, (OURS, variant or ""), at_rate(arrivals, rate), load, cells)
+        cells = await _rounds(rig, options, options.tail_rounds, (OURS, variant or ""), at_rate(arrivals, rate), load, cells)
     return Cells(cells)
 
 
 async def _rounds(
-    rig: Rig, options: argparse.Namespace, policies: Sequence[str], arrivals: Sequence[Arrival], load: float, done: list[Cell]
+    rig: Rig, options: argparse.Namespace, rounds: int, policies: Sequence[str], arrivals: Sequence[Arrival], load: float, done: list[Cell]
 ) -> list[Cell]:
     """Every policy once in each round, in an order of the round's own."""
     cells = list(done)
-    for round_ in range(options.rounds):
+    for round_ in range(rounds):
         order = random.Random(f"{options.seed} {load} {round_}").sample(policies, len(policies))
         for policy in order:
             cells.append(await undisturbed(rig, policy, arrivals, round_=round_, load=load, seed=options.seed + 1 + len(cells)))
@@ -129,6 +129,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="balance")
     parser.add_argument("--trace", type=Path, required=True, help="AzureLLMInferenceTrace_conv.csv of the Azure public data set")
     parser.add_argument("--rounds", type=int, help="5 by default")
+    parser.add_argument("--tail-rounds", type=int, default=8, help="at each of --loads: one round's p99 rests on three requests")
     parser.add_argument("--requests", type=int, help="in each cell; 300 by default")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, help="all by default")
     parser.add_argument("--loads", nargs="*", type=float, help="shares of the best data-parallel throughput; 0.8 and 0.95 by default")
