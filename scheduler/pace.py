@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import fmean
 
 from scheduler.view import ClusterView, WorkerView
 from shared.profile import StepShape
@@ -27,6 +28,8 @@ class Pace:
     decode_context_s: float
     """For one token of context."""
     relief: float
+    helper_speed: float
+    """Prefill tokens a second of one low-end, on average; 0 if there is none."""
 
     @classmethod
     def of(cls, view: ClusterView) -> Pace:
@@ -38,6 +41,7 @@ class Pace:
             _together(map(_decode_s, owners)),
             _together(owner.profile.decode_context_s for owner in owners),
             prefill / _together(map(_prefill_s, helpers)) if helpers else 0.0,
+            fmean(helper.speed for helper in helpers) if helpers else 0.0,
         )
 
     def seconds(self, tokens: float, output: float) -> float:

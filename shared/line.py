@@ -2,8 +2,8 @@
 
 The line has as many places as the smallest of its bounds gives it: requests (`max_waiting`), the time until the last of them would
 start, and the KV memory that they will need. Who is refused is promised the first place that is promised to nobody yet, under a
-name by which the same request is known when it comes again; places that are due are kept from others for `PROMISE_GRACE_S`. Half of
-the line is never kept for anybody, so that clients who do not come again cost no work.
+name by which the same request is known when it comes again; places that are due, or soon will be, are kept from others, for
+`PROMISE_GRACE_S`. Half of the line is never kept for anybody, so that clients who do not come again cost no work.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ PROMISE_GRACE_S = 15.0
 """How long a place that is due is kept."""
 EARLY_S = 0.5
 """Who comes so much too early counts as punctual."""
+SOON_TAKES = 4.0
+"""A place that falls due within so many takes is kept already: it is free before its client comes, and others would take it."""
 MAX_PROMISES = 10_000
 APART = 1.1
 """Promised places lie so many takes apart: a little less is promised than is predicted."""
@@ -62,11 +64,14 @@ class Line:
         room, bound = self.room(waiting, load)
         mine = self.promised.get(name)
         punctual = mine is not None and mine <= now + EARLY_S
-        due = sum(at <= now for other, at in self.promised.items() if other != name)
-        if room > 0 and (punctual or room > due or 2 * waiting < waiting + room):
+        soon = now + (SOON_TAKES / load.takes_per_s if load.takes_per_s > 0 else 0.0)
+        if room > 0 and (punctual or room > self._promised_to_others(name, soon) or 2 * waiting < waiting + room):
             self.promised.pop(name, None)
             return Verdict()
-        return Verdict(bound, self._promise(name, room, due, load, now))
+        return Verdict(bound, self._promise(name, room, self._promised_to_others(name, now), load, now))
+
+    def _promised_to_others(self, name: str, until: float) -> int:
+        return sum(at <= until for other, at in self.promised.items() if other != name)
 
     def room(self, waiting: int, load: Load) -> tuple[float, Bound]:
         """Free places (negative: so many too many), and the bound that leaves the fewest. However slow, an empty line has a place."""

@@ -9,7 +9,7 @@ from shared.codec import decode, encode
 from shared.connection import OutOfMemory
 from shared.fabric import Bound, Record, SubmitAnswer, SubmitStatus, WriteStatus
 from shared.keys import log_shard
-from shared.line import APART, EARLY_S, MAX_PROMISES, MAX_RETRY_AFTER_S, PROMISE_GRACE_S
+from shared.line import APART, EARLY_S, MAX_PROMISES, MAX_RETRY_AFTER_S, PROMISE_GRACE_S, SOON_TAKES
 from shared.messages import Cancel, CancelAsked, ListenerChange, Submission
 from shared.rates import Allowance, Rates
 from shared.redis_log import RedisLog, status
@@ -42,7 +42,7 @@ class RedisRequests(RedisLog):
             names.append(keys.idempotency(idempotency_key))
         what = (submission.request_id, encode(submission), submission.gateway, submission.num_prompt, settings.reservation(submission))
         bounds = (settings.max_waiting, submission.longest_wait_s(settings.max_predicted_wait_s), self.connection.reservable_bytes)
-        promises = (retry_key, MAX_RETRY_AFTER_S, PROMISE_GRACE_S, EARLY_S, MAX_PROMISES, APART)
+        promises = (retry_key, MAX_RETRY_AFTER_S, PROMISE_GRACE_S, EARLY_S, MAX_PROMISES, APART, SOON_TAKES)
         return scripts.SUBMIT(names, *what, *bounds, settings.live_ttl_s, keys.prefix + "request:", body_digest, *promises, VERSION)
 
     async def cancel(self, request_id: RequestId) -> Phase | None:

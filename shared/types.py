@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 GRANULE_TOKENS = 64
 """Tokens in one wire granule: a cut and a transfer are always whole granules. Local block sizes divide it."""
@@ -21,9 +21,11 @@ PoolId = NewType("PoolId", str)
 NO_GATEWAY = GatewayId("")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class WorkerRef:
-    """One life of one worker process: a restart keeps the id and changes the incarnation."""
+class WorkerRef(NamedTuple):
+    """One life of one worker process: a restart keeps the id and changes the incarnation.
+
+    A tuple: the scheduler looks up by it some twenty times in each decision, and a dataclass is hashed and compared in Python.
+    """
 
     worker: WorkerId
     incarnation: str
@@ -32,8 +34,7 @@ class WorkerRef:
         return f"{self.worker}#{self.incarnation}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class JobSeq:
+class JobSeq(NamedTuple):
     """Position of a job in the order a scheduler issued it; a later leader always counts higher."""
 
     epoch: int

@@ -57,7 +57,7 @@ class Headstart:
             if growing is not None and looked > self._settings.leave_growing:
                 break
             grows = _grows(view, waiting)
-            if left and grows and self._low_ends.lacks_share(waiting):
+            if left and grows and self._low_ends.lacks_share(view, waiting):
                 continue
             if left and (first := self._low_ends.share_first(view, worker, waiting)) is not None:
                 return first

@@ -19,8 +19,8 @@ MARGIN = 2.0
 """A low-end must be so many times as soon: a longer answer than expected takes it longer than it would take an owner."""
 MAX_LOST = 3
 """Head starts of one request that may vanish. What makes them vanish, its log being gone for one, would do so at once again."""
-PRESSED = 0.5
-"""Share of the owners' time that the prompts which arrive would fill, from which low-ends go first."""
+PRESSED = 0.35
+"""Share of the owners' time that the prompts which arrive would fill, from which low-ends go first (docs/journal.md)."""
 MAX_OWNERS = 8
 """Owners that are asked whether they have memory for the request in front."""
 MAX_WHOLE = 8
@@ -36,10 +36,10 @@ class LowEnds:
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
         self._roles: Roles | None = None
-        self._pace = Pace(0.0, 0.0, 0.0, 0.0)
+        self._pace = Pace(0.0, 0.0, 0.0, 0.0, 0.0)
         self._some: list[WorkerRef] = []
         self._seen: ClusterView | None = None
-        self._crowded = False
+        self._seen_crowded = False
         self._fastest: dict[bytes, WorkerRef] = {}
 
     def decide(self, view: ClusterView, worker: WorkerView) -> Assist | Take | None:
@@ -48,7 +48,7 @@ class LowEnds:
         In a crowd it begins no head starts beside them either: those would only lengthen its steps, and wait for memory in the end.
         """
         self._look(view)
-        if self._crowded:
+        if self._crowded(view):
             return self._whole(view, worker) or (None if _serves(worker) else self._head_start(view, worker))
         if view.decode_bound and (take := self._whole(view, worker)) is not None:
             return take
@@ -60,8 +60,11 @@ class LowEnds:
             self._roles, self._pace = view.roles, Pace.of(view)
             self._some = [owner.ref for owner in owners[:MAX_OWNERS]]
             self._fastest = {owner.fingerprint: owner.ref for owner in sorted(owners, key=lambda owner: owner.speed)}
+
+    def _crowded(self, view: ClusterView) -> bool:
         if view is not self._seen:
-            self._seen, self._crowded = view, self._is_crowded(view)
+            self._seen, self._seen_crowded = view, self._is_crowded(view)
+        return self._seen_crowded
 
     def _between_takes(self, view: ClusterView, waiting: WaitingView) -> float:
         """Seconds from one take to the next, by requests as long as the line's are on average."""
@@ -95,7 +98,7 @@ class LowEnds:
         """
         self._look(view)
         few = len(view.waiting) <= 2 * self._at_once(view)
-        return few and owner.decodes > 0 and self._pressed(view) and not self._crowded
+        return few and owner.decodes > 0 and self._pressed(view) and not self._crowded(view)
 
     def share_first(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> Assist | None:
         """The head start that the fastest low-end with room gives a prompt before this owner takes it."""
@@ -105,16 +108,20 @@ class LowEnds:
         return self._share_of(view, helper, waiting)
 
     def _share_of(self, view: ClusterView, worker: WorkerView, waiting: WaitingView) -> Assist | None:
-        limit = assist_limit(worker, waiting.num_tokens, self._share(waiting))
+        limit = assist_limit(worker, waiting.num_tokens, self._share(worker, waiting))
         return Assist(waiting.request_id, limit, worker.ref) if limit > 0 and self._wanted(view, worker, waiting, limit) else None
 
-    def lacks_share(self, waiting: WaitingView) -> bool:
+    def lacks_share(self, view: ClusterView, waiting: WaitingView) -> bool:
         """Its head start has not come so far yet."""
-        held = waiting.head_start
-        return held is not None and held.offered < whole_granules(min(waiting.num_tokens - 1, self._share(waiting)))
+        giver = giver_of(view, waiting)
+        if waiting.head_start is None or giver is None:
+            return False
+        return waiting.head_start.offered < whole_granules(min(waiting.num_tokens - 1, self._share(giver, waiting)))
 
-    def _share(self, waiting: WaitingView) -> int:
-        return int(self._pace.share(waiting.num_tokens, waiting.mean_output))
+    def _share(self, worker: WorkerView, waiting: WaitingView) -> int:
+        """Each low-end works as long as any other on what it is left: a slow one does less."""
+        usual = self._pace.helper_speed
+        return int(self._pace.share(waiting.num_tokens, waiting.mean_output) * worker.speed / usual) if usual else 0
 
     def _front(self, view: ClusterView, worker: WorkerView) -> Assist | None:
         """Under pressure the front of the line gets its share before others get all that there is time for."""
@@ -182,7 +189,7 @@ class LowEnds:
         owner = self._owner(view)
         if owner is None:
             return None
-        margin = 1.0 if self._crowded else MARGIN
+        margin = 1.0 if self._crowded(view) else MARGIN
         for waiting in self._candidates(view, worker, owner, margin):
             cut = useful_cut(view, worker, waiting)
             here = self._here(view, worker, waiting, cut)
@@ -226,7 +233,7 @@ class LowEnds:
     def _between(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> float:
         """As `_between_takes`; where memory is what lacks, a take waits for a decode to end."""
         between = self._between_takes(view, waiting)
-        if not view.decode_bound and not self._crowded:
+        if not view.decode_bound and not self._crowded(view):
             return between
         return max(
             between,
@@ -235,7 +242,7 @@ class LowEnds:
 
     def _here(self, view: ClusterView, worker: WorkerView, waiting: WaitingView, cut: int) -> Score:
         """In a crowd it decodes without prefill beside: it begins no head starts then, and what it has begun comes first."""
-        if not self._crowded:
+        if not self._crowded(view):
             return self._score(view, worker, waiting, cut)
         begun_s = (max(0, worker.queued_tokens) + worker.growing_tokens) / worker.speed
         calm = worker._replace(queued_tokens=0, growing_tokens=0)

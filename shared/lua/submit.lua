@@ -6,7 +6,7 @@
 --         6 max_waiting  7 max_predicted_wait_s  8 max_reserved_bytes  9 live_ttl_s
 --         10 prefix of request keys  11 digest of the body  12 name of a promise (none: nothing is promised)
 --         13 max_retry_after_s  14 promise_grace_s  15 early_s  16 most promises  17 takes between two promises
---         18 version of the submission
+--         18 takes within which a place that falls due is kept already  19 version of the submission
 -- ANSWER  {accepted | repeated | conflict | busy | no_memory | other_version, request id, seconds until another try, the bound that refused}
 if KEYS[7] then
   local known = redis.call('HMGET', KEYS[7], 'digest', 'id')
@@ -32,7 +32,7 @@ end
 
 local load = redis.call('HMGET', KEYS[5], 'max_waiting', 'predicted_wait_s', 'waiting', 'takes_per_s', 'kv_takes_per_s', 'version')
 -- The leader could not read it, and whoever sent it would wait for ever.
-if load[6] and math.abs(tonumber(load[6]) - tonumber(ARGV[18])) > 1 then return {'other_version', ARGV[1], '0', ''} end
+if load[6] and math.abs(tonumber(load[6]) - tonumber(ARGV[19])) > 1 then return {'other_version', ARGV[1], '0', ''} end
 for i = 1, 5 do load[i] = tonumber(load[i] or '0') end
 local wait, rate, waiting = load[2], load[4], redis.call('SCARD', KEYS[3])
 
@@ -59,11 +59,13 @@ redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', seconds(now - tonumber(ARGV[14])
 redis.call('ZREMRANGEBYSCORE', KEYS[6], '(' .. seconds(now + furthest), '+inf')
 local mine = tonumber(redis.call('ZSCORE', KEYS[6], name) or '-1')
 local promised = mine >= 0
-local due = redis.call('ZCOUNT', KEYS[6], '-inf', seconds(now))
-if promised and mine <= now then due = due - 1 end
+local function of_others(till)
+  return redis.call('ZCOUNT', KEYS[6], '-inf', seconds(till)) - (promised and mine <= till and 1 or 0)
+end
+local due, soon = of_others(now), of_others(rate > 0 and now + tonumber(ARGV[18]) / rate or now)
 local punctual = promised and mine <= now + early
 
-if room <= 0 or not (punctual or room > due or 2 * waiting < waiting + room) then
+if room <= 0 or not (punctual or room > soon or 2 * waiting < waiting + room) then
   if rate <= 0 then return {'busy', ARGV[1], tostring(math.max(1, wait)), bound} end
   if promised and not punctual then return {'busy', ARGV[1], seconds(mine - now), bound} end
   local take_s = tonumber(ARGV[17]) / rate

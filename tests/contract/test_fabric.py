@@ -147,6 +147,21 @@ class TestTheLine:
         assert stranger.status is SubmitStatus.BUSY, "the place is due to another"
         assert (await fabric.submit(submission(R2), retry_key="mine")).status is SubmitStatus.ACCEPTED
 
+    async def test_a_place_is_kept_shortly_before_it_is_due(self, fabric: Fabric) -> None:
+        """Due in 4.4 s: within four takes of two seconds each, not within four of a hundredth."""
+        epoch = await lead(fabric)
+        await fabric.publish_load(epoch, 1, 1, 0.5, 0.5, 1000.0)
+        await accept(fabric, R1)
+        refused = await fabric.submit(submission(R2), retry_key="mine")
+        assert refused.retry_after_s == pytest.approx(4.4, abs=0.1)
+        await fabric.publish_load(epoch, 1, 2, 0.5, 0.5, 1000.0)
+        stranger = await fabric.submit(submission(R3), retry_key="stranger")
+        assert (stranger.status, stranger.bound) == (SubmitStatus.BUSY, Bound.WAITING)
+        await fabric.publish_load(epoch, 1, 2, 0.01, 100.0, 1000.0)
+        assert (await fabric.submit(submission(R3), retry_key="stranger")).status is SubmitStatus.ACCEPTED, (
+            "till then others will have left"
+        )
+
     async def test_who_comes_too_early_is_told_how_long_still(self, fabric: Fabric) -> None:
         await fabric.publish_load(await lead(fabric), 1, 1, 20.0, 0.05, 1.0)
         await accept(fabric, R1)

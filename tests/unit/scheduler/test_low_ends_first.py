@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from scheduler.events import Left, Place, SchedulerCommand
 from scheduler.pace import DECODE_ALONE, Pace
+from scheduler.policies.base import Take
 from scheduler.policies.low_ends import LowEnds
 from scheduler.prompt_rate import MEMORY_S, PromptRate
+from scheduler.scores import itl_seconds
+from scheduler.settings import SchedulerSettings
 from scheduler.view import ClusterView, Roles
 from shared.messages import Assign, AssistOrder
 from shared.types import Phase
@@ -17,7 +20,9 @@ from tests.unit.scheduler.support import FAST, SLOW, Driver, jobs, listed, of, o
 
 DECODES = tuple(owned(f"d{number}", num_tokens=1001, num_computed=1000) for number in range(8))
 PRESSING = 25
-"""Prompts of 8,000 tokens within one moment: for ten seconds more than half of the owner's steps."""
+"""Prompts of 8,000 tokens within one moment: for ten seconds more than a third of the owner's steps."""
+BEGUN = 2000
+"""Tokens of head starts that a low-end has still to compute."""
 
 
 def pressed(arrived: int = PRESSING) -> Driver:
@@ -118,14 +123,25 @@ def test_without_owners_nothing_is_pressed_and_nothing_ordered() -> None:
 
 @given(tokens=st.integers(1, 100_000), output=st.integers(0, 10_000), relief=st.floats(0.001, 100.0))
 def test_a_share_makes_both_sides_work_equally_long(tokens: int, output: int, relief: float) -> None:
-    pace = Pace(1e-4, 2e-4, 1e-9, relief)
+    pace = Pace(1e-4, 2e-4, 1e-9, relief, 5000.0)
     share = pace.share(tokens, output)
     decode_s = pace.decode_s + (tokens + output / 2) * pace.decode_context_s
     assert share * pace.prefill_s / relief == pytest.approx((tokens - share) * pace.prefill_s + DECODE_ALONE * output * decode_s)
 
 
+def test_a_low_end_twice_as_slow_as_the_others_is_left_half_as_much() -> None:
+    """All of them work equally long on what they are left: nobody waits for a CPU what the line's average allows a GPU."""
+    d = pressed()
+    d.join("slower", SLOW.scaled(2.0))
+    d.report("slower", tokens=512)
+    decode(d)
+    placed = [placing for name in "abcd" for placing in of(d.known(name, n=2000), Place)]
+    limits = [(placing.worker.worker, placing.job.limit) for placing in placed if isinstance(placing.job, AssistOrder)]
+    assert limits == [("slow", 512), ("slow", 512), ("slower", 256), ("slower", 256)]
+
+
 def test_without_low_ends_there_is_no_share() -> None:
-    assert Pace(1e-4, 2e-4, 1e-9, 0.0).share(1000, 100) == 0.0
+    assert Pace(1e-4, 2e-4, 1e-9, 0.0, 0.0).share(1000, 100) == 0.0
 
 
 def test_a_steady_stream_is_known_by_its_rate_and_forgotten_when_it_ends() -> None:
@@ -170,6 +186,21 @@ def test_and_begins_no_head_starts_beside_its_decodes() -> None:
     d = crowded(waiting=3)
     assert of(d.report("slow", mine, tokens=511), Place) == [], "the owner is there sooner for all, and it has its own to decode"
     assert jobs(crowded(waiting=3).report("slow", tokens=512), AssistOrder), "with nothing of its own it helps"
+
+
+def test_and_what_it_has_begun_comes_first() -> None:
+    """So it serves somebody who stands farther back, by as many as owners take meanwhile."""
+    view = view_of(crowded())
+    slow = view.workers[ref("slow")]
+    idle = slow._replace(free=slow.free._replace(tokens=512), growing_tokens=0)
+    busy = idle._replace(growing_tokens=BEGUN)
+    first, later = (LowEnds(SchedulerSettings()).decide(view, worker) for worker in (idle, busy))
+    assert isinstance(first, Take)
+    assert isinstance(later, Take)
+    ahead = view.waiting.place(later.request_id) - view.waiting.place(first.request_id)
+    owner, typical = view.workers[ref("fast")], next(view.waiting.first(1))
+    between = typical.mean_output * itl_seconds(owner, typical.num_tokens) / owner.decodes
+    assert ahead == pytest.approx(BEGUN / slow.speed / between, abs=1)
 
 
 def test_and_owners_leave_nobody_to_low_ends() -> None:

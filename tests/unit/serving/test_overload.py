@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from random import Random
+from statistics import fmean
 
 import pytest
 
@@ -14,6 +15,7 @@ from scheduler.settings import SchedulerSettings
 from scheduler.simulation.serving.hardware import find_gpu, find_model
 from scheduler.simulation.serving.overload import Habits, OverloadWorld
 from scheduler.simulation.serving.plan import ClusterPlan, WorkerPlan
+from scheduler.simulation.serving.records import RequestRecord
 from scheduler.simulation.serving.trace import Arrival
 from scheduler.simulation.serving.world import Serving, ServingWorld
 from shared.fabric import Bound
@@ -69,9 +71,12 @@ def capacity_per_s() -> float:
     return (last - first) / (ends[last] - ends[first])
 
 
-def overloaded(times: float, habits: Habits, after: float = 0.0, seconds: float = MINUTE_S, seed: int = 7) -> OverloadWorld:
+def overloaded(
+    times: float, habits: Habits, before: float = 0.8, after: float = 0.0, seconds: float = MINUTE_S, seed: int = 7
+) -> OverloadWorld:
+    """At so many times capacity for a minute; `before` it and `after` it at others."""
     c = capacity_per_s()
-    phases = [(WARM_S, 0.8 * c), (WARM_S + seconds, times * c)] + [(WARM_S + seconds + AFTER_S, after * c)] * (after > 0)
+    phases = [(WARM_S, before * c), (WARM_S + seconds, times * c)] + [(WARM_S + seconds + AFTER_S, after * c)] * (after > 0)
     world = OverloadWorld(Serving(slow_pair(), arrivals(*phases, seed=seed), SETTINGS, 3), Line(WAITING, 600.0), habits)
     world.run()
     return world
@@ -105,20 +110,33 @@ def test_queued_prefill_at_the_owners_speed_would_not_be(monkeypatch: pytest.Mon
 
 
 def test_three_times_capacity_for_a_minute_costs_no_goodput_and_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    world = overloaded(3.0, Habits(retries=False), after=0.5)
-    end = WARM_S + MINUTE_S
-    accepted = {number: at for number, at in world.accepted_at.items() if world.requests[int(number)].ended_at is not None}
-    ends = [(world.requests[int(number)].ended_at or 0.0, at) for number, at in accepted.items()]
-    good = sum(WARM_S <= ended < end and ended - at <= TARGET_S for ended, at in ends) / MINUTE_S
+    """At capacity when the minute begins: as many places are full at its begin as at its end, and their answers count once.
+
+    Three seeds, for in a minute of this cluster fifty answers end: one more or less is 2 %.
+    """
+    worlds = [overloaded(3.0, Habits(retries=False), before=1.0, after=0.5, seed=seed) for seed in (7, 8, 9)]
+    goods = [goodput(world) / capacity_per_s() for world in worlds]
+    world, end = worlds[0], WARM_S + MINUTE_S
     back_s = next(at for at, length in world.length if at > end and length <= 2) - end
     with capsys.disabled():
-        print(f"\ngoodput {good / capacity_per_s():.2f} of capacity's, {world.crowd.gave_up} refused, a short line after {back_s:.1f} s")
-    assert good >= 0.9 * capacity_per_s()
+        told = ", ".join(f"{good:.2f}" for good in goods)
+        print(f"\ngoodput {told} of capacity's, {world.crowd.gave_up} refused, a short line after {back_s:.1f} s")
+    assert fmean(goods) >= 0.9
     assert world.crowd.most_waiting <= WAITING
     assert world.crowd.most_held_tokens <= (WAITING + 3 * PLACES) * 860, "what lives is what waits and what runs"
     assert len(world.line.promised) <= world.crowd.most_promised <= 2 * len(world.crowd.refusals)
     assert back_s < 2 * WAITING / capacity_per_s()
     assert all(record.ended_at is None or record.tokens == record.arrival.output_tokens for record in world.requests)
+
+
+def goodput(world: OverloadWorld) -> float:
+    """Answers a second that ended in the minute, within `TARGET_S` of their acceptance."""
+    lasted = [(record.ended_at, record.ended_at - at) for record, at in accepted(world) if record.ended_at is not None]
+    return sum(WARM_S <= ended < WARM_S + MINUTE_S and seconds <= TARGET_S for ended, seconds in lasted) / MINUTE_S
+
+
+def accepted(world: OverloadWorld) -> list[tuple[RequestRecord, float]]:
+    return [(world.requests[int(number)], at) for number, at in world.accepted_at.items()]
 
 
 def load(waiting: int = 0, takes: float = 2.0, kv_takes: float = 100.0) -> Load:
@@ -146,6 +164,14 @@ class TestLine:
         assert line.ask(98, load(98), "stranger", 2.0).bound is Bound.WAITING, "both places are due to others"
         assert line.ask(98, load(98), "a", 2.0).bound is None
         assert line.ask(99, load(99), "b", 2.0).bound is None
+
+    def test_a_place_is_kept_shortly_before_it_is_due(self) -> None:
+        """It is free before its client comes. Two takes a second: four take two seconds."""
+        line = Line(100, 600.0, {"a": 2.5})
+        assert line.ask(99, load(99), "stranger", 0.4).bound is None, "until then somebody else will have left"
+        line = Line(100, 600.0, {"a": 2.5})
+        assert line.ask(99, load(99), "stranger", 0.6).bound is Bound.WAITING
+        assert line.ask(99, load(99), "a", 2.1).bound is None
 
     def test_who_comes_early_keeps_his_place(self) -> None:
         line = Line(100, 600.0)
