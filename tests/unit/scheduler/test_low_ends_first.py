@@ -19,7 +19,7 @@ from shared.types import Phase
 from tests.unit.scheduler.support import FAST, SLOW, Driver, jobs, listed, of, owned, ref
 
 DECODES = tuple(owned(f"d{number}", num_tokens=1001, num_computed=1000) for number in range(8))
-PRESSING = 25
+PRESSING = 17
 """Prompts of 8,000 tokens within one moment: for ten seconds more than a third of the owner's steps."""
 BEGUN = 2000
 """Tokens of head starts that a low-end has still to compute."""
