@@ -219,6 +219,23 @@ async def test_a_cell_whose_machine_was_busy_for_others_is_measured_again(
     assert len(seeds) == len(set(seeds)) == tries, "other prompts each time, or the caches would hold them"
 
 
+async def test_ours_and_the_best_variant_run_more_rounds_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measured(rig: Rig, policy: str, arrivals: list[Arrival], *, round_: int, load: float, seed: int) -> Cell:
+        return cell(policy, round_, RATES[policy], load=load)
+
+    monkeypatch.setattr(balance, "measure", measured)
+    policies = ["--policies", "headstart", "high-only", "data-parallel-least-work"]
+    options = balance.parsed(["--trace", "none", "--rounds", "2", "--tail-rounds", "3", "--loads", "0.8", *policies])
+    found = await balance._measured(cast(Rig, None), [Arrival(0.0, 10, 10), Arrival(1.0, 10, 10)], options)
+    assert {(policy, load): len(found.of(policy, load)) for policy in RATES for load in (0.0, 0.8) if found.of(policy, load)} == {
+        ("headstart", 0.0): 2,
+        ("high-only", 0.0): 2,
+        ("data-parallel-least-work", 0.0): 2,
+        ("headstart", 0.8): 3,
+        ("data-parallel-least-work", 0.8): 3,
+    }
+
+
 def test_what_the_host_takes_is_a_share() -> None:
     assert 0.0 <= Stolen().share() <= 1.0
 
