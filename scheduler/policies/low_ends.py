@@ -21,6 +21,8 @@ MAX_LOST = 3
 """Head starts of one request that may vanish. What makes them vanish, its log being gone for one, would do so at once again."""
 PRESSED = 0.35
 """Share of the owners' time that the prompts which arrive would fill, from which low-ends go first (docs/journal.md)."""
+SHORT = 6
+"""Full steps of all low-ends, the tokens of which make the longest line that still counts as short (docs/journal.md)."""
 MAX_OWNERS = 8
 """Owners that are asked whether they have memory for the request in front."""
 MAX_WHOLE = 8
@@ -38,6 +40,7 @@ class LowEnds:
         self._roles: Roles | None = None
         self._pace = Pace(0.0, 0.0, 0.0, 0.0, 0.0)
         self._some: list[WorkerRef] = []
+        self._step_tokens = 0
         self._seen: ClusterView | None = None
         self._seen_crowded = False
         self._fastest: dict[bytes, WorkerRef] = {}
@@ -59,6 +62,7 @@ class LowEnds:
             owners = [view.workers[ref] for ref in sorted(view.roles.owners) if ref in view.workers]
             self._roles, self._pace = view.roles, Pace.of(view)
             self._some = [owner.ref for owner in owners[:MAX_OWNERS]]
+            self._step_tokens = sum(view.workers[ref].token_budget for ref in view.roles.assistants if ref in view.workers)
             self._fastest = {owner.fingerprint: owner.ref for owner in sorted(owners, key=lambda owner: owner.speed)}
 
     def _crowded(self, view: ClusterView) -> bool:
@@ -97,8 +101,12 @@ class LowEnds:
         low-ends have requests of their own to serve.
         """
         self._look(view)
+        return self._short(view) and owner.decodes > 0 and self._pressed(view) and not self._crowded(view)
+
+    def _short(self, view: ClusterView) -> bool:
+        """By requests, and by their tokens: a few very long prompts are a burst."""
         few = len(view.waiting) <= 2 * self._at_once(view)
-        return few and owner.decodes > 0 and self._pressed(view) and not self._crowded(view)
+        return few and len(view.waiting) * view.waiting.mean_tokens <= SHORT * self._step_tokens
 
     def share_first(self, view: ClusterView, owner: WorkerView, waiting: WaitingView) -> Assist | None:
         """The head start that the fastest low-end with room gives a prompt before this owner takes it."""

@@ -1,4 +1,4 @@
-"""The parts of `benchmarks.unequal_instances` and `benchmarks.many_workers` that decide what their figures mean."""
+"""The parts of the simulated benchmarks that decide what their figures mean."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.flood_orders import ORDERS, requests_per_s, rows
 from benchmarks.goodput_plot import goodput_table, save_plot
 from benchmarks.many_workers import goodput_rows
+from benchmarks.papers import LOW_RATE, rates, tail_jobs, tail_rows
 from benchmarks.simulated_runs import Job, Runs, arrivals_of, plan_of, restored, run
 from benchmarks.unequal_instances import most_gain
 from scheduler.simulation.serving.figures import Figures, steady_rate
@@ -82,3 +84,30 @@ def test_goodput_beside_every_other_policy(tmp_path: Path) -> None:
     assert [line.split() for line in lines[1:]] == [["ours", "7.50", "75.0%"], ["theirs", "5.00", "50.0%"], ["nothing", "0.00", "0.0%"]]
     save_plot(found, 12.0, tmp_path / "new" / "goodput.png")
     assert (tmp_path / "new" / "goodput.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_tail_is_a_mean_over_arrivals_of_ours_and_of_cronus(tmp_path: Path) -> None:
+    first = Job("a100-a10-llama", "headstart", 0.0, Path("trace.csv"), 1000, 0)
+    runs = Runs(tmp_path / "kept.jsonl", 1)
+    runs._keep(replace(first, policy="cronus"), _figures("cronus", 1.0))
+    for policy, step in (("headstart", 0.1), ("cronus", 0.2)):
+        for rate in rates(first, runs)[:2]:
+            for seed, job in enumerate(tail_jobs(replace(first, policy=policy, rate=rate), 3)):
+                assert job.seed == seed
+                runs._keep(job, replace(_figures(policy, 1.0), ttft=(0.1, 0.2, 1.0 + step * seed)))
+    assert tail_jobs(replace(first, policy="high-only", rate=8.0), 3) == tail_jobs(replace(first, rate=LOW_RATE), 3) == []
+    eighty, ninety_five = tail_rows(first, runs, 3)
+    assert eighty.ours == pytest.approx(1.1)
+    assert eighty.other == pytest.approx(1.2)
+    assert not eighty.holds
+    assert ninety_five.name == "a100-a10-llama: TTFT p99 at 95% load, mean of 3"
+
+
+def test_a_flood_is_served_in_the_order_that_is_asked_for(job: Job) -> None:
+    cell = replace(job, cell="a100-a10-llama")
+    rates = [requests_per_s(cell, order) for order in ORDERS]
+    assert rates[0] == run(cell).requests_per_s
+    assert len(set(rates)) > 1, "an order changes when the last answer ends"
+    found = rows([cell], rates)
+    assert [row.ours for row in found] == rates
+    assert [row.target is None for row in found] == [False, True, True, True, True]

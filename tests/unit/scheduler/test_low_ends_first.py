@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scheduler.events import Left, Place, SchedulerCommand
 from scheduler.pace import DECODE_ALONE, Pace
 from scheduler.policies.base import Take
-from scheduler.policies.low_ends import LowEnds
+from scheduler.policies.low_ends import SHORT, LowEnds
 from scheduler.prompt_rate import MEMORY_S, PromptRate
 from scheduler.scores import itl_seconds
 from scheduler.settings import SchedulerSettings
@@ -79,7 +79,7 @@ def test_else_it_is_taken_at_once(calm: str) -> None:
 
 def test_who_finds_no_low_end_with_room_is_taken() -> None:
     d = pressed()
-    commands = [d.known(f"a{number}", n=2000) for number in range(3)]
+    commands = [d.known(f"a{number}", n=1000) for number in range(3)]
     assert [len(jobs(answer, AssistOrder)) for answer in commands] == [1, 1, 0], "it computes two at once"
     assert [job.request_id for answer in commands for job in jobs(answer, Assign)] == ["a2"]
 
@@ -89,7 +89,17 @@ def test_once_more_wait_than_low_ends_compute_and_as_many_again_owners_take(wait
     d = pressed()
     decode(d, tokens=0)
     for number in range(waiting):
-        d.known(f"a{number}", n=2000)
+        d.known(f"a{number}", n=500)
+    view = view_of(d)
+    assert LowEnds(d.core.settings).go_first(view, view.workers[ref("fast")]) is first
+
+
+@pytest.mark.parametrize(("tokens", "first"), [(SHORT * 512 // 2, True), (SHORT * 512 // 2 + 1, False)])
+def test_two_very_long_prompts_are_a_burst(tokens: int, first: bool) -> None:
+    d = pressed()
+    decode(d, tokens=0)
+    for name in "ab":
+        d.known(name, n=tokens)
     view = view_of(d)
     assert LowEnds(d.core.settings).go_first(view, view.workers[ref("fast")]) is first
 
@@ -135,9 +145,9 @@ def test_a_low_end_twice_as_slow_as_the_others_is_left_half_as_much() -> None:
     d.join("slower", SLOW.scaled(2.0))
     d.report("slower", tokens=512)
     decode(d)
-    placed = [placing for name in "abcd" for placing in of(d.known(name, n=2000), Place)]
+    placed = [placing for name in "abcd" for placing in of(d.known(name, n=1500), Place)]
     limits = [(placing.worker.worker, placing.job.limit) for placing in placed if isinstance(placing.job, AssistOrder)]
-    assert limits == [("slow", 512), ("slow", 512), ("slower", 256), ("slower", 256)]
+    assert limits == [("slow", 384), ("slow", 384), ("slower", 192), ("slower", 192)]
 
 
 def test_without_low_ends_there_is_no_share() -> None:
