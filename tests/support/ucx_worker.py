@@ -23,6 +23,9 @@ from workers.ucx_binding import Context, Endpoint, Operation, Worker
 from workers.ucx_transport import UcxTransport, ucx_options
 from workers.ucx_wire import pack_frame, segment, segments, tag
 
+BEGINNING = 3
+"""Turns after the header in which a half transfer pushes bytes of its first segment; one fills a shared-memory FIFO at most, half a MiB.
+Without them a quick sender stops before the receiver has seen any of it."""
 _stdout_lock = threading.Lock()
 
 
@@ -131,6 +134,9 @@ class Driver:
         while not operations[0].done():
             worker.progress()
             time.sleep(0.0002)
+        for _ in range(BEGINNING):
+            worker.progress()
+            time.sleep(0.005)
         say(event="halfway")
         self.hurry.wait()
         operations.append(_post(endpoint, last))
