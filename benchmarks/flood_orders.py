@@ -3,7 +3,7 @@
     python -m benchmarks.flood_orders --trace AzureLLMInferenceTrace_conv.csv
 
 The line is served in order of arrival, so the order of a flood is that of its requests. The last answers decode alone, and how long
-they do depends on who comes last. `longest answer first` is what nobody can know; the others are what an owner could see. Writes
+they do depends on who comes last. How long an answer will be nobody can know; prompts are what an owner could go by. Writes
 `benchmarks/results/flood_orders.json`.
 """
 

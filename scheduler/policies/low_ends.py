@@ -95,16 +95,15 @@ class LowEnds:
     def go_first(self, view: ClusterView, owner: WorkerView) -> bool:
         """Whether this owner leaves prompts to low-ends until those have done their share, although it has room.
 
-        It does while so much arrives that it would fill more than half of its steps with prefill, and has decodes that are served sooner
-        meanwhile: a step without prefill takes a third of the time, and fewer decodes at once leave more room when a burst comes. Once
-        more wait than the low-ends compute and as many again, whom nobody computes is taken, and else who is farthest. In a crowd
-        low-ends have requests of their own to serve.
+        It does while so much arrives that it would fill more than a third of its time with prefill, and has decodes that are served
+        sooner meanwhile: a step without prefill takes a third of the time, and fewer decodes at once leave more room when a burst comes.
+        In a longer line whom nobody computes is taken, and else who is farthest. In a crowd low-ends have requests of their own to serve.
         """
         self._look(view)
         return self._short(view) and owner.decodes > 0 and self._pressed(view) and not self._crowded(view)
 
     def _short(self, view: ClusterView) -> bool:
-        """By requests, and by their tokens: a few very long prompts are a burst."""
+        """Twice as many requests as low-ends compute at once, and `SHORT` of their steps in tokens: two very long prompts are a burst."""
         few = len(view.waiting) <= 2 * self._at_once(view)
         return few and len(view.waiting) * view.waiting.mean_tokens <= SHORT * self._step_tokens
 

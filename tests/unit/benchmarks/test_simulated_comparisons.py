@@ -15,7 +15,7 @@ from benchmarks.papers import LOW_RATE, rates, tail_jobs, tail_rows
 from benchmarks.simulated_runs import Job, Runs, arrivals_of, plan_of, restored, run
 from benchmarks.unequal_instances import most_gain
 from scheduler.simulation.serving.figures import Figures, steady_rate
-from scheduler.simulation.serving.trace import COLUMNS
+from scheduler.simulation.serving.trace import COLUMNS, Arrival
 
 REQUESTS = 12
 
@@ -111,3 +111,15 @@ def test_a_flood_is_served_in_the_order_that_is_asked_for(job: Job) -> None:
     found = rows([cell], rates)
     assert [row.ours for row in found] == rates
     assert [row.target is None for row in found] == [False, True, True, True, True]
+
+
+def test_each_order_begins_with_whom_it_names() -> None:
+    flood = [Arrival(0.0, *lengths) for lengths in ((30, 2), (10, 3), (40, 3), (20, 4), (25, 1))]
+    first = {order: flood.index(min(flood, key=key)) for order, key in ORDERS.items()}
+    assert first == {
+        "order of arrival": 0,
+        "longest answer first": 3,
+        "shortest answer first": 4,
+        "longest prompt first": 2,
+        "shortest prompt first": 1,
+    }
